@@ -1,0 +1,25 @@
+"""`python -m cli`: a known error is one message on stderr and exit code 1; Ctrl-C is exit code 130."""
+
+import sys
+
+from setproctitle import setproctitle
+
+from cli.main import main
+from domain.errors import FlashgateError
+
+
+def run() -> int:
+    """Run the command line and return its exit code."""
+    setproctitle(" ".join(("flashgate:", *sys.argv[1:2])))
+    try:
+        main()
+    except FlashgateError as error:
+        sys.stderr.write(f"flashgate: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
