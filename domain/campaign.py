@@ -1,0 +1,120 @@
+"""A campaign as the operator writes it, and its states."""
+
+import math
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from domain import toml_source
+from domain.errors import ConfigError
+
+SKUS_MAX: Final = 5_000
+STOCK_MAX: Final = 100_000_000
+RATE_MAX_PER_S: Final = 10_000_000
+
+CampaignId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$")]
+SkuId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Rate = Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX_PER_S)]
+Stock = Annotated[int, msgspec.Meta(ge=0, le=STOCK_MAX)]
+Cents = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
+Small = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+
+
+class CampaignState(StrEnum):
+    """Where a campaign stands; the window decides beside it."""
+
+    LOADED = "loaded"
+    OPEN = "open"
+    PAUSED = "paused"
+    CLOSED = "closed"
+
+
+class SkuState(StrEnum):
+    """What buyers are told of a SKU."""
+
+    UPCOMING = "upcoming"
+    ON_SALE = "on_sale"
+    SOLD_OUT = "sold_out"
+    ENDED = "ended"
+
+
+class CampaignHead(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[campaign]`."""
+
+    id: CampaignId
+    kind: Literal["sale", "lottery", "redemption"] = "sale"
+    opens_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    closes_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    pay_within_s: Annotated[int, msgspec.Meta(ge=1, le=30 * 86_400)] = 900
+    draws_per_user: Count = 1
+
+
+class CampaignLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[limits]`."""
+
+    admit_per_s: Rate = 20_000
+    admit_burst: Rate = 20_000
+    user_per_s: Rate = 2
+    user_burst: Rate = 3
+
+
+class Sku(msgspec.Struct, frozen=True, kw_only=True):
+    """One `[[sku]]` table; fields of another kind of campaign are allowed and ignored."""
+
+    id: SkuId
+    stock: Stock
+    price_cents: Cents = 0
+    points_price: Small = 0
+    points: Small = 0
+    weight: Small = 0
+    per_user: Count = 1
+
+
+class Campaign(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole campaign file."""
+
+    campaign: CampaignHead
+    limits: CampaignLimits = CampaignLimits()
+    sku: Annotated[tuple[Sku, ...], msgspec.Meta(min_length=1, max_length=SKUS_MAX)]
+
+    @property
+    def id(self) -> str:
+        """The campaign's id."""
+        return self.campaign.id
+
+    @property
+    def opens_ms(self) -> int:
+        """Start of the window, Unix milliseconds."""
+        return math.floor(self.campaign.opens_at.timestamp() * 1000)
+
+    @property
+    def closes_ms(self) -> int:
+        """End of the window (exclusive), Unix milliseconds."""
+        return math.floor(self.campaign.closes_at.timestamp() * 1000)
+
+
+def parse_campaign(text: str, *, source: str) -> Campaign:
+    """Parse and check a campaign file.
+
+    Raises:
+        ConfigError: the message names the line and the field.
+    """
+    data: dict[str, Any] = toml_source.parse(text, source)
+    campaign = toml_source.convert(data, Campaign, source=source, text=text)
+
+    def refuse(path: list[str | int], why: str) -> ConfigError:
+        line = toml_source.line_of(text, path)
+        field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+        return ConfigError(f"{source}, line {line}: {field}: {why}")
+
+    if campaign.closes_ms <= campaign.opens_ms:
+        raise refuse(["campaign", "closes_at"], "must be later than opens_at")
+    seen: set[str] = set()
+    for number, sku in enumerate(campaign.sku):
+        if sku.id in seen:
+            raise refuse(["sku", number, "id"], f"the SKU {sku.id!r} stands twice in this file")
+        seen.add(sku.id)
+    return campaign

@@ -1,0 +1,79 @@
+"""Events as they travel over Kafka: JSON with a versioned schema, key = order id."""
+
+from typing import Annotated, Final
+
+import msgspec
+import orjson
+
+from domain.campaign import CampaignId, Cents, SkuId
+from domain.errors import PoisonRecordError
+from domain.order import QUANTITY_MAX, USER_ID_MAX_BYTES, split_order_id
+
+TOPIC_ORDERS_ACCEPTED: Final = "orders.accepted"
+DEAD_SUFFIX: Final = ".dead"
+
+
+def dead_topic(topic: str) -> str:
+    """Return the name of a topic's dead-letter topic."""
+    return topic + DEAD_SUFFIX
+
+
+class SchemaRef(msgspec.Struct, frozen=True):
+    """Name and version of an event's schema."""
+
+    name: str
+    version: int
+
+
+ORDER_ACCEPTED_V1: Final = SchemaRef("order.accepted", 1)
+
+OutboxId = Annotated[str, msgspec.Meta(pattern=r"^\d{1,20}-\d{1,20}$")]
+
+
+class OrderAccepted(msgspec.Struct, frozen=True, kw_only=True):
+    """An order that holds stock: written by `admit_orders.lua`, published by the relay, stored by the consumer.
+
+    `outbox_id` and `outbox_index` are the event's origin: the stream entry and the place in it. The same order from
+    the same origin is a harmless duplicate; from another origin it is a second deduction.
+    """
+
+    schema: SchemaRef = ORDER_ACCEPTED_V1
+    order_id: str
+    campaign_id: CampaignId
+    sku_id: SkuId
+    user_id: Annotated[str, msgspec.Meta(min_length=1, max_length=USER_ID_MAX_BYTES)]
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
+    unit_price_cents: Cents
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
+    hold_no: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+    accepted_at_ms: Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
+    outbox_id: OutboxId
+    outbox_index: Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+
+
+_decoder: Final = msgspec.json.Decoder(OrderAccepted)
+
+
+def encode_order_accepted(event: OrderAccepted) -> bytes:
+    """Return the Kafka value of an event."""
+    return orjson.dumps(msgspec.to_builtins(event))
+
+
+def decode_order_accepted(value: bytes | None) -> OrderAccepted:
+    """Decode a Kafka value.
+
+    Raises:
+        PoisonRecordError: not JSON, a wrong or unknown field, an unknown schema, or ids that contradict each other.
+    """
+    if value is None:
+        raise PoisonRecordError("the record has no value")
+    try:
+        event = _decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise PoisonRecordError(f"not an {ORDER_ACCEPTED_V1.name} event: {error}") from None
+    if event.schema != ORDER_ACCEPTED_V1:
+        raise PoisonRecordError(f"unknown schema {event.schema.name!r} version {event.schema.version}")
+    parts = split_order_id(event.order_id)
+    if parts is None or parts[0] != event.campaign_id:
+        raise PoisonRecordError(f"order id {event.order_id!r} does not belong to campaign {event.campaign_id!r}")
+    return event

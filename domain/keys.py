@@ -1,0 +1,62 @@
+"""Every Redis key and channel is made here.
+
+Keys of one campaign share the hash tag `{campaign:shard}`, so that one script sees all that a decision needs and
+Redis Cluster keeps them in one slot. Today every campaign has one shard, number 0 (see docs/decisions.md).
+"""
+
+from typing import Final
+
+SHARD: Final = 0
+
+CAMPAIGNS: Final = "fg:campaigns"
+"""Set of the ids of all loaded campaigns."""
+
+CHANGES: Final = "fg:changes"
+"""Pub/sub channel; a message is the id of a campaign whose state or stock has changed for the better or worse."""
+
+WATERMARKS: Final = "fg:watermarks"
+"""Pub/sub channel; a message is `<campaign id> <outbox id>`: all entries up to it are in Kafka."""
+
+
+def _slot(campaign_id: str) -> str:
+    return f"fg:{{{campaign_id}:{SHARD}}}"
+
+
+def campaign(campaign_id: str) -> str:
+    """Hash: state, window, limits, the campaign's bucket, the fence's run id."""
+    return f"{_slot(campaign_id)}:campaign"
+
+
+def stock(campaign_id: str) -> str:
+    """Hash: SKU id → `remaining taken returned allocated epoch per_user price_cents`, decimal."""
+    return f"{_slot(campaign_id)}:stock"
+
+
+def outbox(campaign_id: str) -> str:
+    """Stream: accepted orders not yet relayed, one entry per batch."""
+    return f"{_slot(campaign_id)}:outbox"
+
+
+def relay(campaign_id: str) -> str:
+    """Hash: owner nonce and checkpoint (the last outbox id known to be in Kafka)."""
+    return f"{_slot(campaign_id)}:relay"
+
+
+def topups(campaign_id: str) -> str:
+    """Hash: key of a top-up → SKU and units, so that a repeated top-up adds nothing."""
+    return f"{_slot(campaign_id)}:topups"
+
+
+def holders(campaign_id: str) -> str:
+    """String: 8 bytes appended for each order accepted, see `domain.order.user_hash`."""
+    return f"{_slot(campaign_id)}:holders"
+
+
+def buyer(campaign_id: str, user_id: str) -> str:
+    """String: the buyer's packed record, see scripts/lua/admit_orders.lua."""
+    return f"{_slot(campaign_id)}:buyer:{user_id}"
+
+
+def buyer_pattern(campaign_id: str) -> str:
+    """Return the SCAN pattern of a campaign's buyer records (campaign ids have no glob characters)."""
+    return f"{_slot(campaign_id)}:buyer:*"

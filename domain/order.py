@@ -1,0 +1,46 @@
+"""Identity of an order: what makes a retry the same order, and another payload a conflict."""
+
+import hashlib
+from typing import Final
+
+IDEMPOTENCY_KEY_MAX_BYTES: Final = 255
+USER_ID_MAX_BYTES: Final = 128
+QUANTITY_MAX: Final = 1_000
+
+ORDER_ID_HASH_BYTES: Final = 16
+FINGERPRINT_BYTES: Final = 8
+
+
+def _digest(size: int, *parts: str) -> str:
+    """Hex hash over length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ."""
+    state = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        raw = part.encode()
+        state.update(len(raw).to_bytes(4, "big"))
+        state.update(raw)
+    return state.hexdigest()
+
+
+def order_id(campaign_id: str, user_id: str, idempotency_key: str) -> str:
+    """Return `<campaign_id>~<32 hex>`: the same buyer with the same key is the same order."""
+    return f"{campaign_id}~{_digest(ORDER_ID_HASH_BYTES, campaign_id, user_id, idempotency_key)}"
+
+
+def fingerprint(sku_id: str, quantity: int) -> str:
+    """Return 16 hex digits of the payload, by which a key that is used for another payload is told."""
+    return _digest(FINGERPRINT_BYTES, sku_id, str(quantity))
+
+
+def user_hash(user_id: str) -> bytes:
+    """Return 8 bytes that stand for a buyer in the log of those who hold something."""
+    return hashlib.blake2b(user_id.encode(), digest_size=8).digest()
+
+
+def split_order_id(value: str) -> tuple[str, str] | None:
+    """Return (campaign id, 32 hex) of an order id, or None if it is not one."""
+    campaign_id, mark, digest = value.rpartition("~")
+    if not mark or not campaign_id or len(digest) != 2 * ORDER_ID_HASH_BYTES:
+        return None
+    if any(char not in "0123456789abcdef" for char in digest):
+        return None
+    return campaign_id, digest

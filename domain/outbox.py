@@ -1,0 +1,59 @@
+"""An outbox entry: what `admit_orders.lua` wrote for one batch, and the events it stands for."""
+
+from typing import Final
+
+import msgspec
+
+from domain.errors import PoisonRecordError
+from domain.events import OrderAccepted
+
+OutboxPosition = tuple[int, int]
+
+START: Final = "0-0"
+
+_decode_orders: Final = msgspec.msgpack.Decoder(list[tuple[str, str, str, int, str, int, int]]).decode
+
+
+def parse_outbox_id(outbox_id: str) -> OutboxPosition:
+    """Return an outbox id `<ms>-<seq>` as numbers that sort.
+
+    Raises:
+        ValueError: not an outbox id.
+    """
+    ms, _, seq = outbox_id.partition("-")
+    return int(ms), int(seq or 0)
+
+
+def next_outbox_id(outbox_id: str) -> str:
+    """Return the smallest id after this one."""
+    ms, seq = parse_outbox_id(outbox_id)
+    return f"{ms}-{seq + 1}"
+
+
+def decode_entry(campaign_id: str, outbox_id: str, fields: dict[bytes, bytes]) -> list[OrderAccepted]:
+    """Return the events of one entry, in its order.
+
+    Raises:
+        PoisonRecordError: the entry was not written by `admit_orders.lua`.
+    """
+    try:
+        orders = _decode_orders(fields[b"orders"])
+        accepted_at_ms = int(fields[b"t"])
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+        raise PoisonRecordError(f"outbox entry {outbox_id} of campaign {campaign_id}: {error!r}") from None
+    return [
+        OrderAccepted(
+            order_id=f"{campaign_id}~{digest}",
+            campaign_id=campaign_id,
+            sku_id=sku_id,
+            user_id=user_id,
+            quantity=quantity,
+            unit_price_cents=price_cents,
+            fingerprint=fingerprint,
+            hold_no=hold_no,
+            accepted_at_ms=accepted_at_ms,
+            outbox_id=outbox_id,
+            outbox_index=index,
+        )
+        for index, (digest, fingerprint, sku_id, quantity, user_id, price_cents, hold_no) in enumerate(orders)
+    ]

@@ -1,0 +1,89 @@
+"""What `admit_orders.lua` decides about an order, and how a buyer is told.
+
+The numbers are the script's return codes; `tests/contract` holds header, body and this enum together.
+"""
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+
+class Outcome(IntEnum):
+    """Decision about one order of a batch."""
+
+    ACCEPTED = 1
+    REPLAYED = 2
+    SOLD_OUT = -1
+    LIMIT_REACHED = -2
+    RATE_LIMITED = -3
+    """The campaign's bucket is empty."""
+    USER_RATE_LIMITED = -4
+    """The buyer's own bucket is empty."""
+    NOT_STARTED = -5
+    ENDED = -6
+    PAUSED = -7
+    KEY_REUSED = -8
+    UNKNOWN_SKU = -9
+    INVALID_QUANTITY = -10
+    CORRUPT_RECORD = -11
+    """The buyer's record cannot be read: this order is refused, the rest of the batch is not."""
+    OUTBOX_FULL = -12
+    """The relay is too far behind; nothing more is accepted until it has caught up."""
+
+
+class BatchStatus(IntEnum):
+    """First element of the script's reply: whether the batch was decided at all."""
+
+    DECIDED = 0
+    FENCED = -20
+    """The run id of the caller's connection is not the one recovery has stored."""
+    UNKNOWN_CAMPAIGN = -21
+
+
+class ReleaseOutcome(IntEnum):
+    """Decision of `release_stock.lua` about one hold."""
+
+    RELEASED = 1
+    ALREADY_RELEASED = 2
+    NO_SUCH_HOLD = -1
+    UNKNOWN_SKU = -9
+    CORRUPT_RECORD = -11
+
+
+class Problem(NamedTuple):
+    """A stable problem code (RFC 9457 `code` member) with its HTTP status and words."""
+
+    status: int
+    code: str
+    title: str
+
+
+INVALID: Final = Problem(400, "INVALID", "The request is not valid")
+KEY_MISSING: Final = Problem(400, "KEY_MISSING", "The Idempotency-Key header is missing")
+UNAUTHENTICATED: Final = Problem(401, "UNAUTHENTICATED", "A valid bearer token is needed")
+NOT_STARTED: Final = Problem(403, "NOT_STARTED", "The sale has not started yet")
+ENDED: Final = Problem(403, "ENDED", "The sale is over")
+PAUSED: Final = Problem(403, "PAUSED", "The sale is paused")
+NOT_FOUND: Final = Problem(404, "NOT_FOUND", "There is no such thing")
+METHOD_NOT_ALLOWED: Final = Problem(405, "INVALID", "The method is not allowed here")
+SOLD_OUT: Final = Problem(409, "SOLD_OUT", "Sold out")
+LIMIT_REACHED: Final = Problem(409, "LIMIT_REACHED", "The purchase limit is reached")
+TOO_LARGE: Final = Problem(413, "INVALID", "The request is too large")
+KEY_REUSED: Final = Problem(422, "KEY_REUSED", "The Idempotency-Key was used for another request")
+RATE_LIMITED: Final = Problem(429, "RATE_LIMITED", "Too many requests")
+BUSY: Final = Problem(503, "BUSY", "The service cannot take this now; retry with the same key")
+UNKNOWN: Final = Problem(503, "UNKNOWN", "The outcome is not known; retry with the same key")
+
+PROBLEM_OF_OUTCOME: Final[dict[Outcome, Problem]] = {
+    Outcome.SOLD_OUT: SOLD_OUT,
+    Outcome.LIMIT_REACHED: LIMIT_REACHED,
+    Outcome.RATE_LIMITED: RATE_LIMITED,
+    Outcome.USER_RATE_LIMITED: RATE_LIMITED,
+    Outcome.NOT_STARTED: NOT_STARTED,
+    Outcome.ENDED: ENDED,
+    Outcome.PAUSED: PAUSED,
+    Outcome.KEY_REUSED: KEY_REUSED,
+    Outcome.UNKNOWN_SKU: NOT_FOUND,
+    Outcome.INVALID_QUANTITY: INVALID,
+    Outcome.CORRUPT_RECORD: UNKNOWN,
+    Outcome.OUTBOX_FULL: BUSY,
+}
