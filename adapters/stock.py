@@ -1,0 +1,363 @@
+"""Stock in Redis, as Python calls: each is one script of `scripts/lua/` or one atomic read."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import redis.asyncio as redis
+
+from adapters.lua import load_script
+from adapters.redis import ANSWERS_LOST, RUN_ID, ScriptChannel
+from domain import keys
+from domain.campaign import STOCK_MAX, Campaign, CampaignState
+from domain.errors import BackendError, FencedError, OperationRefusedError, PoisonRecordError
+from domain.outcomes import BatchStatus, Outcome, ReleaseOutcome
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack_record: Final = msgspec.msgpack.Decoder(tuple[Any, Any, list[tuple[str, str, str, int, int, int]]]).decode
+
+
+class OrderRequest(NamedTuple):
+    """One order as `admit_orders.lua` gets it."""
+
+    digest: str
+    fingerprint: str
+    sku_id: str
+    quantity: int
+    user_id: str
+    user_hash: bytes
+
+
+class BatchReply(NamedTuple):
+    """What a batch came to."""
+
+    now_us: int
+    last_outbox_id: str
+    """The newest entry of the outbox; the batch's own accepted orders are in it or before it."""
+    holders_length: int
+    decisions: list[tuple[Outcome, int]]
+    """Outcome, and milliseconds to wait where it is rate limited."""
+    sold_out: dict[str, int]
+    """SKUs of the batch that have nothing left, with their epoch."""
+
+
+class StockLine(NamedTuple):
+    """One SKU's numbers; `allocated == remaining + taken - returned` always."""
+
+    remaining: int
+    taken: int
+    returned: int
+    allocated: int
+    epoch: int
+    per_user: int
+    price_cents: int
+
+
+class Attempt(NamedTuple):
+    """One attempt in a buyer's record."""
+
+    digest: str
+    fingerprint: str
+    sku_id: str
+    quantity: int
+    hold_no: int
+    held: bool
+
+
+class Snapshot(NamedTuple):
+    """A campaign as one atomic read saw it."""
+
+    fields: dict[str, str]
+    stock: dict[str, StockLine]
+    now_us: int
+    holders: bytes
+    """What was appended to the log of holders since the offset asked for."""
+    checkpoint: str
+
+
+class LostOrder(NamedTuple):
+    """An order that Kafka or MySQL hold and Redis has lost."""
+
+    digest: str
+    fingerprint: str
+    sku_id: str
+    quantity: int
+    user_id: str
+    user_hash: bytes
+    hold_no: int
+    held: bool
+
+
+async def admit(
+    channel: ScriptChannel, campaign_id: str, orders: Sequence[OrderRequest], *, attempts_max: int, outbox_max: int
+) -> BatchReply:
+    """Decide a batch of orders of one campaign.
+
+    Raises:
+        FencedError: Redis was restarted and recovery is not done; nothing was changed.
+        BackendError: nothing was changed.
+        OutcomeUnknownError: the reply was lost; the same orders may be asked again.
+    """
+    names = [
+        keys.campaign(campaign_id),
+        keys.stock(campaign_id),
+        keys.outbox(campaign_id),
+        keys.holders(campaign_id),
+        *[keys.buyer(campaign_id, order.user_id) for order in orders],
+    ]
+    reply = await channel.call(
+        load_script("admit_orders"),
+        names,
+        [
+            RUN_ID,
+            _pack([order[:5] for order in orders]),
+            attempts_max,
+            outbox_max,
+            b"".join([order.user_hash for order in orders]),
+        ],
+    )
+    if reply[0] == BatchStatus.FENCED:
+        raise FencedError(f"campaign {campaign_id}: closed until recovery has compared Redis with Kafka and MySQL")
+    if reply[0] != BatchStatus.DECIDED:
+        raise BackendError(f"campaign {campaign_id}: {BatchStatus(reply[0]).name}")
+    flat, sold = reply[4], reply[5]
+    return BatchReply(
+        now_us=int(reply[1]),
+        last_outbox_id=reply[2].decode(),
+        holders_length=reply[3],
+        decisions=[(Outcome(flat[i]), flat[i + 1]) for i in range(0, len(flat), 2)],
+        sold_out={sold[i].decode(): sold[i + 1] for i in range(0, len(sold), 2)},
+    )
+
+
+async def release(channel: ScriptChannel, campaign_id: str, digest: str, user_id: str, hold_no: int) -> ReleaseOutcome:
+    """Give one hold's units back, once.
+
+    Raises:
+        FencedError: as for `admit`.
+        BackendError: nothing was changed.
+        OutcomeUnknownError: ask again.
+    """
+    names = [keys.campaign(campaign_id), keys.stock(campaign_id), keys.buyer(campaign_id, user_id)]
+    code = await channel.call(load_script("release_stock"), names, [RUN_ID, digest, hold_no, campaign_id, keys.CHANGES])
+    _refuse_closed(campaign_id, code)
+    return ReleaseOutcome(code)
+
+
+def _refuse_closed(campaign_id: str, code: int) -> None:
+    if code == BatchStatus.FENCED:
+        raise FencedError(f"campaign {campaign_id}: closed until recovery has compared Redis with Kafka and MySQL")
+    if code == BatchStatus.UNKNOWN_CAMPAIGN:
+        raise OperationRefusedError(f"there is no campaign {campaign_id!r}; load its file first")
+
+
+async def load_campaign(
+    channel: ScriptChannel, campaign: Campaign, *, check_only: bool = False, gate_closed: bool = False
+) -> str:
+    """Create a campaign, or bring it to its file; returns `created`, `updated` or `unchanged`.
+
+    With `gate_closed` a campaign that is created here admits nothing until recovery has looked what Kafka and MySQL
+    know of it.
+
+    Raises:
+        OperationRefusedError: stock below what is sold, or a SKU gone from the file; nothing was changed.
+        BackendError: as for `admit`.
+    """
+    limits = campaign.limits
+    fields: list[tuple[str, str | int]] = [
+        ("kind", campaign.campaign.kind),
+        ("opens_ms", str(campaign.opens_ms)),
+        ("closes_ms", str(campaign.closes_ms)),
+        ("pay_within_s", campaign.campaign.pay_within_s),
+        ("admit_per_s", limits.admit_per_s),
+        ("admit_burst", limits.admit_burst),
+        ("user_per_s", limits.user_per_s),
+        ("user_burst", limits.user_burst),
+    ]
+    skus = [(sku.id, sku.stock, sku.per_user, sku.price_cents) for sku in campaign.sku]
+    code, sku_id, sold = await channel.call(
+        load_script("load_campaign"),
+        [keys.campaign(campaign.id), keys.stock(campaign.id), keys.CAMPAIGNS],
+        [
+            "" if gate_closed else RUN_ID,
+            campaign.id,
+            _pack(fields),
+            _pack(skus),
+            keys.CHANGES,
+            "1" if check_only else "0",
+        ],
+    )
+    sku_name = sku_id.decode()
+    match code:
+        case 0:
+            return "unchanged"
+        case 1:
+            return "created"
+        case 2:
+            return "updated"
+        case -1:
+            raise OperationRefusedError(
+                f"SKU {sku_name!r}: stock cannot be lowered below the {sold} units that are sold; nothing was changed"
+            )
+        case -2:
+            raise OperationRefusedError(
+                f"SKU {sku_name!r} is not in the file, but {sold} of it are sold and it cannot disappear: keep it, "
+                f"with a stock of at least {sold}; nothing was changed"
+            )
+        case _:
+            raise BackendError(f"SKU {sku_name!r}: its stock in Redis cannot be read")
+
+
+_MOVES: Final = {
+    "open": (CampaignState.OPEN, (CampaignState.LOADED,)),
+    "pause": (CampaignState.PAUSED, (CampaignState.OPEN,)),
+    "resume": (CampaignState.OPEN, (CampaignState.PAUSED,)),
+    "close": (CampaignState.CLOSED, (CampaignState.LOADED, CampaignState.OPEN, CampaignState.PAUSED)),
+}
+
+
+async def move_campaign(channel: ScriptChannel, campaign_id: str, verb: str) -> tuple[str, bool]:
+    """Open, pause, resume or close a campaign; returns the new state and whether it was another one before.
+
+    Raises:
+        OperationRefusedError: not possible from its present state; nothing was changed.
+    """
+    target, sources = _MOVES[verb]
+    code, before = await channel.call(
+        load_script("set_campaign_state"),
+        [keys.campaign(campaign_id)],
+        [campaign_id, target, keys.CHANGES, *sources],
+    )
+    _refuse_closed(campaign_id, code)
+    if code < 0:
+        raise OperationRefusedError(
+            f"campaign {campaign_id!r} is {before.decode()}: {verb} is possible only from "
+            f"{' or '.join(sources)}; nothing was changed"
+        )
+    return target, code == 1
+
+
+async def top_up(channel: ScriptChannel, campaign_id: str, sku_id: str, units: int, key: str) -> tuple[int, bool]:
+    """Add units to a SKU, once per key; returns units allocated afterwards and whether this call added them.
+
+    Raises:
+        OperationRefusedError: not possible; nothing was changed.
+        FencedError, BackendError, OutcomeUnknownError: as for `admit`; ask again with the same key.
+    """
+    code, allocated = await channel.call(
+        load_script("topup_stock"),
+        [keys.campaign(campaign_id), keys.stock(campaign_id), keys.topups(campaign_id)],
+        [RUN_ID, campaign_id, sku_id, units, key, keys.CHANGES, STOCK_MAX],
+    )
+    _refuse_closed(campaign_id, code)
+    reasons = {
+        -1: f"SKU {sku_id!r} would have more than {STOCK_MAX} units",
+        -8: f"the key {key!r} was used for another top-up",
+        -9: f"there is no SKU {sku_id!r} in campaign {campaign_id!r}",
+        -10: f"{units} is not a number of units: give a whole number of at least 1",
+    }
+    if code in reasons:
+        raise OperationRefusedError(f"{reasons[code]}; nothing was changed")
+    return int(allocated), code == 1
+
+
+async def restore(channel: ScriptChannel, campaign_id: str, orders: Sequence[LostOrder], newest_id: str) -> int:
+    """Put lost orders back while the gate is closed; returns how many were missing.
+
+    Raises:
+        OperationRefusedError: they do not fit into the stock; a person has to look.
+    """
+    names = [
+        keys.campaign(campaign_id),
+        keys.stock(campaign_id),
+        keys.outbox(campaign_id),
+        keys.holders(campaign_id),
+        *[keys.buyer(campaign_id, order.user_id) for order in orders],
+    ]
+    packed = _pack([(*o[:4], o.hold_no, int(o.held)) for o in orders])
+    hashes = b"".join([o.user_hash for o in orders])
+    code, count, sku_id = await channel.call(load_script("restore_orders"), names, [packed, newest_id, hashes])
+    if code != 1:
+        raise OperationRefusedError(
+            f"campaign {campaign_id!r}, SKU {sku_id.decode()!r}: orders that Kafka and MySQL hold do not fit into "
+            f"Redis ({ {-1: 'stock is short', -9: 'unknown SKU', -11: 'a buyer record is corrupt'}[code] }); "
+            f"the campaign stays closed"
+        )
+    return int(count)
+
+
+async def open_gate(channel: ScriptChannel, campaign_id: str, run_id: str) -> bool:
+    """Store the run id that recovery compared on; returns whether the gate was closed before."""
+    code = await channel.call(
+        load_script("open_gate"), [keys.campaign(campaign_id)], [run_id, campaign_id, keys.CHANGES]
+    )
+    _refuse_closed(campaign_id, code)
+    return bool(code == 1)
+
+
+def parse_stock_line(text: bytes) -> StockLine:
+    """Read a SKU's numbers.
+
+    Raises:
+        PoisonRecordError: not seven whole numbers.
+    """
+    try:
+        return StockLine(*[int(part) for part in text.split()])
+    except (ValueError, TypeError):
+        raise PoisonRecordError(f"not a stock line: {text[:80]!r}") from None
+
+
+def read_attempts(packed: bytes | None) -> list[Attempt]:
+    """Return the attempts in a buyer's record.
+
+    Raises:
+        PoisonRecordError: the record cannot be read.
+    """
+    if packed is None:
+        return []
+    try:
+        return [Attempt(a[0], a[1], a[2], a[3], a[4], a[5] == 1) for a in _unpack_record(packed)[2]]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise PoisonRecordError(f"a buyer record cannot be read: {error}") from None
+
+
+async def read_snapshot(client: "redis.Redis", campaign_id: str, holders_from: int = 0) -> Snapshot | None:
+    """Read a campaign atomically; None if there is none.
+
+    Raises:
+        BackendError: Redis is not there.
+    """
+    try:
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(keys.campaign(campaign_id))
+            pipe.hgetall(keys.stock(campaign_id))
+            pipe.time()
+            pipe.getrange(keys.holders(campaign_id), holders_from, -1)
+            pipe.hget(keys.relay(campaign_id), "checkpoint")
+            fields, stock, now, holders, checkpoint = await pipe.execute()
+    except ANSWERS_LOST as error:
+        raise BackendError(f"Redis: {error}") from error
+    if not fields:
+        return None
+    return Snapshot(
+        fields={name.decode(): value.decode() for name, value in fields.items()},
+        stock={sku.decode(): parse_stock_line(line) for sku, line in stock.items()},
+        now_us=now[0] * 1_000_000 + now[1],
+        holders=holders,
+        checkpoint=(checkpoint or b"0-0").decode(),
+    )
+
+
+async def list_campaigns(client: "redis.Redis") -> list[str]:
+    """Return the ids of all loaded campaigns, sorted.
+
+    Raises:
+        BackendError: Redis is not there.
+    """
+    try:
+        async with asyncio.timeout(5):
+            names = await client.smembers(keys.CAMPAIGNS)
+            return sorted(name.decode() for name in names if isinstance(name, bytes))
+    except ANSWERS_LOST as error:
+        raise BackendError(f"Redis: {error}") from error

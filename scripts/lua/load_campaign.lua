@@ -1,0 +1,62 @@
+-- Creates a campaign with its stock, or brings an existing one to a new file; all or nothing.
+--
+-- KEYS  1 campaign  2 stock  3 index of campaigns
+-- ARGV  1 run id of the caller's connection (stored for a new campaign: there is nothing recovery could compare)
+--       2 campaign id  3 MessagePack array of pairs {field, value} of the campaign hash
+--       4 MessagePack array of {sku, allocated, per_user, price_cents}  5 channel of changes  6 "1": only check
+-- Returns {code, sku, units sold}
+-- Codes:
+--    0 UNCHANGED
+--    1 CREATED
+--    2 UPDATED
+--   -1 STOCK_BELOW_SOLD
+--   -2 SKU_MISSING
+--   -3 CORRUPT_STOCK
+local UNCHANGED, CREATED, UPDATED = 0, 1, 2
+local STOCK_BELOW_SOLD, SKU_MISSING, CORRUPT_STOCK = -1, -2, -3
+
+--@include stock_line
+
+local existing, present = redis.call('HGETALL', KEYS[2]), {}
+for i = 1, #existing, 2 do
+  local s = read_stock_line(existing[i + 1])
+  if not s then return {CORRUPT_STOCK, existing[i], 0} end
+  present[existing[i]] = s
+end
+local is_new = redis.call('EXISTS', KEYS[1]) == 0
+
+local lines, fields = {}, {}
+for _, sku in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local id, allocated, per_user, price = sku[1], sku[2], sku[3], sku[4]
+  local s = present[id] or {remaining = 0, taken = 0, returned = 0, allocated = 0, epoch = 1, per_user = 0, price = 0}
+  local before = present[id] and write_stock_line(s)
+  present[id] = nil
+  local sold = s.taken - s.returned
+  if allocated < sold then return {STOCK_BELOW_SOLD, id, sold} end
+  if allocated > s.allocated then s.epoch = s.epoch + 1 end
+  s.remaining, s.allocated, s.per_user, s.price = allocated - sold, allocated, per_user, price
+  local line = write_stock_line(s)
+  if line ~= before then
+    table.insert(lines, id)
+    table.insert(lines, line)
+  end
+end
+for id, s in pairs(present) do return {SKU_MISSING, id, s.taken - s.returned} end
+for _, pair in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local value = tostring(pair[2])
+  if redis.call('HGET', KEYS[1], pair[1]) ~= value then
+    table.insert(fields, pair[1])
+    table.insert(fields, value)
+  end
+end
+local code = is_new and CREATED or ((#lines > 0 or #fields > 0) and UPDATED or UNCHANGED)
+if ARGV[6] == '1' or code == UNCHANGED then return {code, '', 0} end
+
+if is_new then
+  redis.call('HSET', KEYS[1], 'state', 'loaded', 'run_id', ARGV[1])
+  redis.call('SADD', KEYS[3], ARGV[2])
+end
+for i = 1, #fields, 2 do redis.call('HSET', KEYS[1], fields[i], fields[i + 1]) end
+for i = 1, #lines, 2 do redis.call('HSET', KEYS[2], lines[i], lines[i + 1]) end
+redis.call('PUBLISH', ARGV[5], ARGV[2])
+return {code, '', 0}
