@@ -1,0 +1,22 @@
+"""`./flashgate consume NAME`: one consumer, as a process of its own."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cli.config import load
+from consumers.app import main_orders
+
+
+class ConsumerName(StrEnum):
+    """The consumers there are."""
+
+    ORDERS = "orders"
+
+
+def consume(name: Annotated[ConsumerName, typer.Argument(help="Which consumer.")]) -> None:
+    """Run one consumer until SIGTERM or Ctrl-C. `orders` writes accepted orders to MySQL."""
+    match name:
+        case ConsumerName.ORDERS:
+            main_orders(load())

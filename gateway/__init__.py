@@ -1,0 +1,1 @@
+"""Everything before Kafka: HTTP, admission, stock, and the relay from the outbox."""

@@ -1,0 +1,380 @@
+"""Where the gateway's parts are wired together; nothing else in `gateway/` constructs a client."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import uvloop
+from aiohttp import web
+from setproctitle import setproctitle
+
+from adapters.kafka import Admin, ensure_topics, start_bounded, stop_bounded
+from adapters.kafka_reader import TopicReader
+from adapters.mysql import Pool, connect_pool, query, resolve_dsn
+from adapters.redis import ANSWERS_LOST, ScriptChannel, make_client
+from adapters.stock import Attempt, BatchReply, OrderRequest, admit, list_campaigns, read_attempts
+from domain import keys
+from domain.errors import BackendError, ConfigError, PoisonRecordError
+from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, decode_order_accepted
+from domain.settings import Settings
+from gateway.campaigns import Campaigns
+from gateway.http import BuyerPlane
+from gateway.identity import Verifier
+from gateway.metrics import GatewayMetrics, RelayMetrics
+from gateway.ops import serve_ops
+from gateway.order_status import OrderRow
+from gateway.orders import OrderDesk
+from gateway.outbox_source import OutboxSource
+from gateway.publisher import KafkaPublisher
+from gateway.recovery import Recovery
+from gateway.relay import Relay
+from gateway.watermarks import Watermarks
+
+log = logging.getLogger(__name__)
+
+METRICS_EVERY_S: Final = 0.5
+
+
+def listening_socket(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a listening socket of a group that shares one port (SO_REUSEPORT); port 0 picks a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen(backlog)
+    listener.setblocking(False)
+    return listener
+
+
+def read_key(settings: Settings) -> bytes:
+    """Return the key that tokens are verified with.
+
+    Raises:
+        ConfigError: none is configured, or the file cannot be read.
+    """
+    if not settings.auth.key_file:
+        raise ConfigError("auth.key_file: name the file with the key that buyers' tokens are verified with")
+    try:
+        return Path(settings.auth.key_file).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"auth.key_file: {error.strerror}: {settings.auth.key_file}") from None
+
+
+class GatewayWorker:
+    """One gateway process: the buyer plane on one socket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        gateway = settings.gateway
+        self._client = make_client(settings.redis)
+        self._listener = make_client(settings.redis, connections_max=2, block_ms=gateway.snapshot_poll_ms)
+        self._channels: dict[str, ScriptChannel] = {}
+        self._orders = connect_pool(
+            resolve_dsn(settings.mysql.orders_dsn, settings.mysql, name="mysql.orders_dsn"), settings.mysql
+        )
+        self._metrics = GatewayMetrics()
+        self._watermarks = Watermarks(gateway.answer_timeout_s)
+        self.campaigns = Campaigns(
+            self._client, self._listener, self._watermarks.advance, poll_s=gateway.snapshot_poll_ms / 1000
+        )
+        self.desk = OrderDesk(
+            gateway,
+            Verifier(settings.auth, read_key(settings)),
+            self.campaigns,
+            self._watermarks,
+            self._admit,
+            self._metrics,
+        )
+        self._runner: web.AppRunner | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, listener: socket.socket) -> None:
+        """Begin to serve. Redis need not be there yet; `/readyz` tells."""
+        plane = BuyerPlane(
+            self.settings.gateway,
+            self.desk,
+            self.campaigns,
+            find_row=self._find_row,
+            find_attempts=self._find_attempts,
+            missing=self._missing,
+        )
+        with contextlib.suppress(BackendError, PoisonRecordError):
+            await self.campaigns.refresh_all()
+        gateway = self.settings.gateway
+        self._tasks = [
+            asyncio.create_task(self.campaigns.run_polling()),
+            asyncio.create_task(self.campaigns.run_listening()),
+            asyncio.create_task(self._tell_metrics()),
+        ]
+        self._runner = web.AppRunner(
+            plane.application(),
+            access_log=None,
+            keepalive_timeout=gateway.keepalive_timeout_s,
+            max_line_size=gateway.header_bytes_max,
+            max_field_size=gateway.header_bytes_max,
+            auto_decompress=False,
+            shutdown_timeout=gateway.drain_timeout_s,
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener, backlog=gateway.backlog).start()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            Exception: a background task died of something unforeseen; the supervisor starts the worker afresh.
+        """
+        told = asyncio.create_task(stopping.wait())
+        done, _ = await asyncio.wait([told, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        for task in done - {told}:
+            task.result()
+
+    async def stop(self) -> None:
+        """Take nothing new in, answer what was taken in, close everything."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for channel in self._channels.values():
+            await channel.close()
+        await self._client.aclose()
+        await self._listener.aclose()
+        await self._orders.close()
+
+    async def _admit(self, campaign_id: str, orders: list[OrderRequest]) -> BatchReply:
+        channel = self._channels.get(campaign_id)
+        if channel is None:
+            channel = self._channels[campaign_id] = ScriptChannel(self.settings.redis)
+        return await admit(
+            channel,
+            campaign_id,
+            orders,
+            attempts_max=self.settings.gateway.attempts_per_buyer_max,
+            outbox_max=self.settings.gateway.outbox_entries_max,
+        )
+
+    async def _find_row(self, order_id: str, user_id: str) -> OrderRow | None:
+        rows = await query(
+            self._orders,
+            "SELECT sku_id, quantity, status, version FROM orders WHERE order_id = %s AND user_id = %s",
+            (order_id, user_id),
+            timeout_s=self.settings.gateway.answer_timeout_s,
+        )
+        return OrderRow(*rows[0]) if rows else None
+
+    async def _find_attempts(self, campaign_id: str, user_id: str) -> list[Attempt]:
+        try:
+            packed: Any = await self._client.get(keys.buyer(campaign_id, user_id))
+            return read_attempts(packed)
+        except ANSWERS_LOST as error:
+            raise BackendError(f"Redis: {error}") from error
+
+    async def _missing(self) -> dict[str, str]:
+        """Return what an order needs and is not there."""
+        missing: dict[str, str] = {}
+        try:
+            await self._client.ping()
+        except ANSWERS_LOST as error:
+            missing["redis"] = str(error) or type(error).__name__
+        closed = [view.id for view in self.campaigns.views.values() if not await self._gate_is_open(view.run_id)]
+        if closed and not missing:
+            missing["recovery"] = f"closed until recovery is done: {', '.join(sorted(closed))}"
+        return missing
+
+    async def _gate_is_open(self, run_id: str) -> bool:
+        try:
+            info: Any = await self._client.info("server")
+        except ANSWERS_LOST:
+            return False
+        return bool(info["run_id"] == run_id)
+
+    async def _tell_metrics(self) -> None:
+        while True:
+            self._metrics.waiting(self.desk.waiting)
+            await asyncio.sleep(METRICS_EVERY_S)
+
+
+def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]]:
+    """Return a relay with its parts, and what closes them."""
+    channel = ScriptChannel(settings.redis)
+    client = make_client(settings.redis)
+    blocking = make_client(settings.redis, connections_max=2, block_ms=settings.relay.block_ms)
+    orders = connect_pool(
+        resolve_dsn(settings.mysql.orders_dsn, settings.mysql, name="mysql.orders_dsn"), settings.mysql
+    )
+    recovery = Recovery(
+        channel,
+        client,
+        lambda campaign_id, since_ms: _kafka_since(settings, campaign_id, since_ms),
+        lambda campaign_id, since_ms: _mysql_since(orders, campaign_id, since_ms),
+    )
+
+    async def open_gate(campaign_id: str) -> None:
+        await recovery.open_gate(campaign_id)
+
+    async def close() -> None:
+        await channel.close()
+        await client.aclose()
+        await blocking.aclose()
+        await orders.close()
+
+    relay = Relay(
+        settings.relay,
+        lambda nonce: OutboxSource(channel, blocking, nonce),
+        KafkaPublisher(settings.kafka),
+        lambda: list_campaigns(client),
+        open_gate,
+        RelayMetrics(),
+    )
+    return relay, close
+
+
+async def _kafka_since(settings: Settings, campaign_id: str, since_ms: int) -> AsyncIterator[OrderAccepted]:
+    async for record in TopicReader(settings.kafka, TOPIC_ORDERS_ACCEPTED).read(since_ms):
+        try:
+            event = decode_order_accepted(record.value)
+        except PoisonRecordError:
+            continue  # the consumer puts it into the dead letters
+        if event.campaign_id == campaign_id:
+            yield event
+
+
+async def _mysql_since(orders: Pool, campaign_id: str, since_ms: int) -> AsyncIterator[OrderAccepted]:
+    rows = await query(
+        orders,
+        "SELECT order_id, sku_id, user_id, quantity, unit_price_cents, fingerprint, hold_no, accepted_at_ms, "
+        "outbox_id, outbox_index FROM orders WHERE campaign_id = %s AND accepted_at_ms >= %s",
+        (campaign_id, since_ms),
+    )
+    for order_id, sku_id, user_id, quantity, price, print_, hold_no, at_ms, outbox_id, index in rows:
+        yield OrderAccepted(
+            order_id=order_id,
+            campaign_id=campaign_id,
+            sku_id=sku_id,
+            user_id=user_id,
+            quantity=quantity,
+            unit_price_cents=price,
+            fingerprint=print_,
+            hold_no=hold_no,
+            accepted_at_ms=at_ms,
+            outbox_id=outbox_id,
+            outbox_index=index,
+        )
+
+
+async def prepare_topics(settings: Settings) -> list[str]:
+    """Create the topics that the relay publishes to, where missing; returns those created.
+
+    Raises:
+        BackendError: Kafka is not there.
+    """
+    admin = Admin(settings.kafka)
+    await start_bounded(admin, timeout_s=settings.kafka.client_start_timeout_s)
+    try:
+        names = [TOPIC_ORDERS_ACCEPTED, dead_topic(TOPIC_ORDERS_ACCEPTED)]
+        return await ensure_topics(admin, names, settings.kafka)
+    finally:
+        await stop_bounded(admin)
+
+
+def run_process(title: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run a process's main coroutine under uvloop until SIGTERM or SIGINT sets its event."""
+    setproctitle(f"flashgate: {title}")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    async def run() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await main(stopping)
+
+    uvloop.run(run())
+
+
+def run_gateway(
+    settings: Settings,
+    *,
+    number: int = 1,
+    fd: int | None = None,
+    with_ops: bool = False,
+    ready_file: Path | None = None,
+) -> None:
+    """Run one gateway worker.
+
+    Args:
+        settings: all settings.
+        number: for its title.
+        fd: an inherited listening socket; without one it listens by itself.
+        with_ops: serve the ops plane, too.
+        ready_file: made once the worker serves.
+    """
+
+    async def main(stopping: asyncio.Event) -> None:
+        gateway = settings.gateway
+        listener = (
+            socket.socket(fileno=fd)
+            if fd is not None
+            else listening_socket(gateway.host, gateway.port, gateway.backlog)
+        )
+        worker = GatewayWorker(settings)
+        await worker.start(listener)
+        address = listener.getsockname()
+        log.info("%s", orjson.dumps({"listening": f"http://{address[0]}:{address[1]}"}).decode())
+        if ready_file is not None:
+            ready_file.touch()  # noqa: ASYNC240 -- once, before anything is served
+        ops = await serve_ops(settings.ops) if with_ops else None
+        try:
+            await worker.run(stopping)
+        finally:
+            await worker.stop()
+            if ops is not None:
+                await ops.cleanup()
+
+    run_process(f"gateway {number}", main)
+
+
+def run_relay(settings: Settings) -> None:
+    """Run one relay."""
+
+    async def main(stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            try:
+                await prepare_topics(settings)
+                break
+            except BackendError as error:
+                log.warning("relay: %s", error)
+                await asyncio.sleep(settings.relay.retry_initial_s)
+        relay, close = make_relay(settings)
+        running = asyncio.create_task(relay.run())
+        told = asyncio.create_task(stopping.wait())
+        await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        relay.stop()
+        try:
+            await running
+        finally:
+            await close()
+
+    run_process("relay", main)
+
+
+def run_ops(settings: Settings) -> None:
+    """Run the ops plane as a process of its own, for all processes that share its folder of counts."""
+
+    async def main(stopping: asyncio.Event) -> None:
+        runner = await serve_ops(settings.ops)
+        await stopping.wait()
+        await runner.cleanup()
+
+    run_process("ops", main)

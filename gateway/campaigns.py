@@ -1,0 +1,169 @@
+"""Campaigns in a worker's memory, refreshed when a change is announced, and by polling besides."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import redis.asyncio as redis
+
+from adapters.redis import ANSWERS_LOST
+from adapters.stock import list_campaigns, read_snapshot
+from domain import keys
+from domain.errors import BackendError, PoisonRecordError
+from domain.outcomes import Outcome
+from gateway.holders import HASH_BYTES, HolderFilter
+from gateway.view import CampaignView, LooseGuard, make_view, refuse_from_memory
+
+log = logging.getLogger(__name__)
+
+HASHES_AT_ONCE: Final = 10_000
+"""A long log of holders is read in pieces, so that the worker goes on answering meanwhile."""
+
+LISTEN_PAUSE_S: Final = 0.2
+
+
+class Campaigns:
+    """The views, the holder filters and the loose guards of all campaigns, by campaign id."""
+
+    def __init__(
+        self,
+        client: "redis.Redis",
+        listener: "redis.Redis",
+        on_watermark: Callable[[str, str], None],
+        *,
+        poll_s: float,
+    ) -> None:
+        """Take two clients: one for reads, one of its own for the blocking subscription."""
+        self._client = client
+        self._listener = listener
+        self._on_watermark = on_watermark
+        self._poll_s = poll_s
+        self._wake = asyncio.Event()
+        self._stale: set[str] = set()
+        self._read_to: dict[str, int] = {}
+        self.views: dict[str, CampaignView] = {}
+        self.holders: dict[str, HolderFilter] = {}
+        self.guards: dict[str, LooseGuard] = {}
+        self.read_at_s = float("-inf")
+        """Monotonic time of the last complete refresh."""
+
+    def sold_out_hint(self, campaign_id: str, sold_out: dict[str, int]) -> None:
+        """Have a campaign re-read, if a batch came upon a sold-out SKU that the view does not show yet."""
+        view = self.views.get(campaign_id)
+        for sku, epoch in sold_out.items():
+            if view is None or sku not in view.sold_out or view.sold_out[sku].epoch < epoch:
+                self._stale.add(campaign_id)
+                self._wake.set()
+                return
+
+    def may_hold(self, campaign_id: str, user_hash: bytes) -> bool:
+        """Tell whether a buyer may hold something, as of the view; while that is being read, everyone may."""
+        holders = self.holders.get(campaign_id)
+        return holders is None or user_hash in holders
+
+    def refuse(self, view: CampaignView, sku_id: str, now_s: float) -> Outcome | None:
+        """Return what may be refused from memory to a buyer who holds nothing, or None: ask Redis."""
+        refusal = refuse_from_memory(view, sku_id, now_s)
+        if refusal is None and not self.guards[view.id].admits(now_s):
+            return Outcome.RATE_LIMITED
+        return refusal
+
+    async def refresh(self, campaign_id: str) -> None:
+        """Re-read one campaign.
+
+        Raises:
+            BackendError: Redis is not there.
+            PoisonRecordError: a stock line cannot be read.
+        """
+        before = self.views.get(campaign_id)
+        start = self._read_to.get(campaign_id, 0)
+        snapshot = await read_snapshot(self._client, campaign_id, start)
+        if snapshot is None:
+            self._forget(campaign_id)
+            self.views.pop(campaign_id, None)
+            return
+        now_s = time.monotonic()
+        view = make_view(campaign_id, snapshot, now_s)
+        holders = self.holders.get(campaign_id)
+        appended = len(snapshot.holders) // HASH_BYTES
+        if start and (before is None or holders is None or before.run_id != view.run_id or holders.is_full(appended)):
+            # Another Redis, whose log is another one, or a filter that has become too small: read it all again.
+            self._forget(campaign_id)
+            await self.refresh(campaign_id)
+            return
+        if holders is None:
+            holders = HolderFilter(max(2 * appended, sum(line.allocated for line in snapshot.stock.values())))
+        step = HASHES_AT_ONCE * HASH_BYTES
+        for piece in range(0, len(snapshot.holders), step):
+            holders.add_log(snapshot.holders[piece : piece + step])
+            await asyncio.sleep(0)
+        if before is None or (before.admit_per_s, before.admit_burst) != (view.admit_per_s, view.admit_burst):
+            self.guards[campaign_id] = LooseGuard(view.admit_per_s, view.admit_burst, now_s)
+        self._read_to[campaign_id] = start + len(snapshot.holders)
+        self.holders[campaign_id] = holders
+        self.views[campaign_id] = view
+        self._on_watermark(campaign_id, snapshot.checkpoint)
+
+    def _forget(self, campaign_id: str) -> None:
+        self._read_to.pop(campaign_id, None)
+        self.holders.pop(campaign_id, None)
+
+    async def refresh_all(self) -> None:
+        """Re-read the list of campaigns and each of them.
+
+        Raises:
+            BackendError: Redis is not there.
+        """
+        wanted = set(await list_campaigns(self._client))
+        for campaign_id in wanted | set(self.views):
+            try:
+                await self.refresh(campaign_id)
+            except PoisonRecordError:
+                log.exception("campaign %s cannot be read; its orders go to Redis undecided", campaign_id)
+                self.views.pop(campaign_id, None)
+        self.read_at_s = time.monotonic()
+
+    async def run_polling(self) -> None:
+        """Refresh for ever: what was announced at once, everything every poll interval."""
+        next_poll = 0.0
+        while True:
+            try:
+                if time.monotonic() >= next_poll:
+                    self._stale.clear()
+                    await self.refresh_all()
+                    next_poll = time.monotonic() + self._poll_s
+                while self._stale:
+                    await self.refresh(self._stale.pop())
+            except (BackendError, PoisonRecordError) as error:
+                log.warning("campaigns not refreshed: %s", error)
+                next_poll = time.monotonic() + self._poll_s
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(max(0.01, next_poll - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def run_listening(self) -> None:
+        """Listen to announcements for ever; whatever is missed meanwhile, polling finds."""
+        while True:
+            try:
+                async with self._listener.pubsub(ignore_subscribe_messages=True) as announcements:
+                    await announcements.subscribe(keys.CHANGES, keys.WATERMARKS)
+                    while True:
+                        message = await announcements.get_message(timeout=self._poll_s)
+                        if message is not None:
+                            self._hear(message["channel"].decode(), message["data"].decode())
+            except ANSWERS_LOST as error:
+                log.info("announcements interrupted: %s", error)
+                await asyncio.sleep(LISTEN_PAUSE_S)
+
+    def _hear(self, channel: str, data: str) -> None:
+        if channel == keys.WATERMARKS:
+            campaign_id, _, outbox_id = data.partition(" ")
+            self._on_watermark(campaign_id, outbox_id)
+        else:
+            self._stale.add(data)
+            self._wake.set()

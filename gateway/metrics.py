@@ -1,0 +1,60 @@
+"""What the gateway and the relay tell about their work (Prometheus text format). Children are looked up once."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from domain.errors import BackendError
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+_decisions = Counter("flashgate_decisions", "Orders decided, by outcome and by where", ["outcome", "decided_in"])
+_batch_size = Histogram("flashgate_batch_size", "Orders in one script call", buckets=_SIZES)
+_redis_seconds = Histogram("flashgate_redis_call_seconds", "Duration of one admission call", buckets=_SECONDS)
+_batch_failures = Counter("flashgate_batch_failures", "Batches without an answer, by error", ["error"])
+_waiting = Gauge("flashgate_orders_waiting", "Orders that wait for a decision", multiprocess_mode="livesum")
+_outbox = Gauge(
+    "flashgate_outbox_entries", "Batches not yet relayed to Kafka", ["campaign"], multiprocess_mode="mostrecent"
+)
+_relayed = Counter("flashgate_relayed_orders", "Orders acknowledged by Kafka")
+_relay_poison = Counter("flashgate_relay_dead_letters", "Outbox entries that could not be read")
+
+
+class GatewayMetrics:
+    """Counts of one worker."""
+
+    def __init__(self) -> None:
+        self._children: dict[tuple[str, str], Counter] = {}
+
+    def decided(self, outcome: str, decided_in: str) -> None:
+        """Count one decision; `decided_in` is `memory` or `redis`."""
+        child = self._children.get((outcome, decided_in))
+        if child is None:
+            child = self._children[outcome, decided_in] = _decisions.labels(outcome, decided_in)
+        child.inc()
+
+    def batch_sent(self, size: int, seconds: float) -> None:
+        """Count one script call."""
+        _batch_size.observe(size)
+        _redis_seconds.observe(seconds)
+
+    def batch_failed(self, size: int, error: BackendError) -> None:
+        """Count a script call that came to nothing, or to nobody knows what."""
+        _batch_size.observe(size)
+        _batch_failures.labels(type(error).__name__).inc()
+
+    def waiting(self, count: int) -> None:
+        """Tell how many orders wait for a decision."""
+        _waiting.set(count)
+
+
+class RelayMetrics:
+    """Counts of the relay."""
+
+    def relayed(self, campaign_id: str, orders: int, entries_left: int) -> None:
+        """Count orders that Kafka has acknowledged, and tell what is left in the outbox."""
+        _relayed.inc(orders)
+        _outbox.labels(campaign_id).set(entries_left)
+
+    def poison(self) -> None:
+        """Count an entry that could not be read."""
+        _relay_poison.inc()

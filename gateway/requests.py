@@ -1,0 +1,70 @@
+"""Request bodies, decoded strictly: no unknown or duplicate names, no numbers that are not whole, no surprises."""
+
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+
+from domain.campaign import CampaignId, SkuId
+from domain.order import IDEMPOTENCY_KEY_MAX_BYTES, QUANTITY_MAX
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class InvalidRequestError(ValueError):
+    """The request cannot be taken as it is; the message says what to change."""
+
+
+class PlaceOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/orders`."""
+
+    campaign_id: CampaignId
+    sku_id: SkuId
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
+
+
+_place_order: Final = msgspec.json.Decoder(PlaceOrder)
+_PLACE_ORDER_NAMES: Final = len(PlaceOrder.__struct_fields__)
+
+
+def decode_place_order(body: bytes) -> PlaceOrder:
+    """Decode the body of an order.
+
+    Raises:
+        InvalidRequestError: not JSON, or a name or value that is not allowed.
+    """
+    return _decode(_place_order, body, _PLACE_ORDER_NAMES)
+
+
+def _decode(decoder: "msgspec.json.Decoder[T]", body: bytes, names: int) -> T:
+    """Decode, and refuse duplicate names.
+
+    A flat object whose names are all known and whose strings cannot hold a colon (their patterns see to that, and
+    every occurrence of a name is checked against them) has one colon a name: more colons are a name given twice.
+    """
+    try:
+        value = decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(_explain(str(error))) from None
+    except RecursionError:
+        raise InvalidRequestError("the body is nested too deeply") from None
+    if body.count(b":") != names:
+        raise InvalidRequestError("a name stands twice in the body")
+    return value
+
+
+def _explain(message: str) -> str:
+    """Put the field first: "Expected `int` - at `$.quantity`" becomes "quantity: Expected `int`"."""
+    what, _, where = message.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what}" if where else what
+
+
+def check_idempotency_key(key: str) -> None:
+    """Check the header's length and characters.
+
+    Raises:
+        InvalidRequestError: longer than 255 bytes, or not visible ASCII.
+    """
+    if len(key) > IDEMPOTENCY_KEY_MAX_BYTES:
+        raise InvalidRequestError(f"Idempotency-Key: at most {IDEMPOTENCY_KEY_MAX_BYTES} bytes")
+    if not key.isascii() or not key.isprintable():
+        raise InvalidRequestError("Idempotency-Key: visible ASCII characters only")

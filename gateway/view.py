@@ -1,0 +1,133 @@
+"""A campaign as a worker sees it in memory, and what may be decided from that alone. No I/O; clocks are passed in.
+
+Everything here is a shortcut: whatever is not refused here is decided by `admit_orders.lua`.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from adapters.stock import Snapshot, StockLine
+from domain.campaign import CampaignState, SkuState
+from domain.outcomes import Outcome
+
+VIEW_AGE_MAX_S: Final = 2.0
+"""An older view decides nothing: Redis may have been away, and with it the news of a top-up."""
+
+WINDOW_MARGIN_MS: Final = 100
+"""Near the window's edges Redis decides, by its own clock."""
+
+GUARD_FACTOR: Final = 2
+"""A worker's loose guard lets through this many times the campaign's rate; the exact bucket is the script's."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoldOut:
+    """A SKU had nothing left, as of this epoch of its stock in this Redis."""
+
+    run_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignView:
+    """One campaign, as of one atomic read."""
+
+    id: str
+    kind: str
+    state: CampaignState
+    run_id: str
+    opens_ms: int
+    closes_ms: int
+    admit_per_s: int
+    admit_burst: int
+    user_per_s: int
+    user_burst: int
+    stock: dict[str, StockLine]
+    sold_out: dict[str, SoldOut]
+    read_at_s: float
+    """Monotonic time of the read."""
+    redis_ms_at_read: int
+
+    def redis_ms(self, now_s: float) -> int:
+        """Estimate Redis's clock, Unix ms."""
+        return self.redis_ms_at_read + round((now_s - self.read_at_s) * 1000)
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Tell whether the view is young enough to refuse by."""
+        return now_s - self.read_at_s <= VIEW_AGE_MAX_S
+
+
+def make_view(campaign_id: str, snapshot: Snapshot, now_s: float) -> CampaignView:
+    """Build the view of an atomic read that was made at monotonic time `now_s`."""
+    fields = snapshot.fields
+    return CampaignView(
+        id=campaign_id,
+        kind=fields["kind"],
+        state=CampaignState(fields["state"]),
+        run_id=fields["run_id"],
+        opens_ms=int(fields["opens_ms"]),
+        closes_ms=int(fields["closes_ms"]),
+        admit_per_s=int(fields["admit_per_s"]),
+        admit_burst=int(fields["admit_burst"]),
+        user_per_s=int(fields["user_per_s"]),
+        user_burst=int(fields["user_burst"]),
+        stock=snapshot.stock,
+        sold_out={
+            sku: SoldOut(fields["run_id"], line.epoch) for sku, line in snapshot.stock.items() if line.remaining == 0
+        },
+        read_at_s=now_s,
+        redis_ms_at_read=snapshot.now_us // 1000,
+    )
+
+
+def refuse_from_memory(view: CampaignView, sku_id: str, now_s: float) -> Outcome | None:
+    """Return the refusal that is certain from memory, or None: ask Redis.
+
+    Only for buyers who hold nothing; the caller has asked the holder filter, read no earlier than the view.
+    """
+    if not view.is_fresh(now_s):
+        return None
+    redis_ms = view.redis_ms(now_s)
+    # By the clock alone only if the holders were read after the end: an order of the last moment may be retried now.
+    if view.state == CampaignState.CLOSED or view.redis_ms_at_read >= view.closes_ms:
+        return Outcome.ENDED
+    if view.state == CampaignState.LOADED or redis_ms < view.opens_ms - WINDOW_MARGIN_MS:
+        return Outcome.NOT_STARTED
+    if view.state == CampaignState.PAUSED and view.opens_ms <= redis_ms < view.closes_ms - WINDOW_MARGIN_MS:
+        return Outcome.PAUSED
+    if sku_id not in view.stock:
+        return Outcome.UNKNOWN_SKU
+    if sku_id in view.sold_out:
+        return Outcome.SOLD_OUT
+    return None
+
+
+def sku_state(view: CampaignView, sku_id: str, now_s: float) -> SkuState:
+    """Return what buyers are told of a SKU."""
+    redis_ms = view.redis_ms(now_s)
+    if view.state == CampaignState.CLOSED or redis_ms >= view.closes_ms:
+        return SkuState.ENDED
+    if view.state == CampaignState.LOADED or redis_ms < view.opens_ms:
+        return SkuState.UPCOMING
+    return SkuState.SOLD_OUT if sku_id in view.sold_out else SkuState.ON_SALE
+
+
+class LooseGuard:
+    """A token bucket in a worker's memory that keeps a flood from the script; not exact, by intent."""
+
+    __slots__ = ("_at_s", "_burst", "_per_s", "_tokens")
+
+    def __init__(self, per_s: int, burst: int, now_s: float) -> None:
+        self._per_s = per_s * GUARD_FACTOR
+        self._burst = burst * GUARD_FACTOR
+        self._tokens = float(self._burst)
+        self._at_s = now_s
+
+    def admits(self, now_s: float) -> bool:
+        """Take a token if there is one."""
+        self._tokens = min(self._burst, self._tokens + max(0.0, now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
