@@ -135,6 +135,20 @@ async def ensure_topics(admin: Admin, names: Iterable[str], settings: KafkaSetti
     return created
 
 
+async def create_topics(settings: KafkaSettings, names: Iterable[str]) -> list[str]:
+    """Create the topics that are missing, on a client of its own; return those created.
+
+    Raises:
+        BackendError: Kafka is not there, or a topic could not be created.
+    """
+    admin = Admin(settings)
+    await start_bounded(admin, timeout_s=settings.client_start_timeout_s)
+    try:
+        return await ensure_topics(admin, names, settings)
+    finally:
+        await stop_bounded(admin)
+
+
 def _new_topic(name: str, settings: KafkaSettings) -> NewTopic:
     configs = {"retention.ms": "-1", "retention.bytes": "-1"}
     if settings.replication_factor > 1:

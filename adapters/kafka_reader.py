@@ -57,7 +57,8 @@ class TopicReader:
             await stop_bounded(consumer)
 
     async def _read(self, consumer: Any, since_ms: int | None) -> AsyncIterator[TopicRecord]:  # noqa: ANN401
-        places = [TopicPartition(self._topic, number) for number in await partition_numbers(self._settings, self._topic)]
+        numbers = await partition_numbers(self._settings, self._topic)
+        places = [TopicPartition(self._topic, number) for number in numbers]
         if not places:
             return
         consumer.assign(places)

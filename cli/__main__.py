@@ -4,14 +4,16 @@ import sys
 
 from setproctitle import setproctitle
 
-from cli.main import main
 from domain.errors import FlashgateError
 
 
 def run() -> int:
     """Run the command line and return its exit code."""
-    setproctitle(" ".join(("flashgate:", *sys.argv[1:2])))
     try:
+        # Loading the rest takes a second, in which Ctrl-C must not end in a traceback either.
+        from cli.main import main  # noqa: PLC0415
+
+        setproctitle(" ".join(("flashgate:", *sys.argv[1:2])))
         main()
     except FlashgateError as error:
         sys.stderr.write(f"flashgate: {error}\n")

@@ -5,8 +5,10 @@ import typer
 from cli.campaign import app as campaign_app
 from cli.campaign import stock_app
 from cli.consume import consume
+from cli.demo import demo
 from cli.migrate import migrate
 from cli.processes import gateway, ops, relay
+from cli.reconcile import reconcile
 from cli.stack import app as stack_app
 from cli.token import token
 from cli.up import up
@@ -17,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(demo)
 app.command()(up)
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(stack_app, name="stack")
@@ -25,6 +28,7 @@ app.command()(token)
 app.command()(gateway)
 app.command()(relay)
 app.command()(consume)
+app.command()(reconcile)
 app.command(hidden=True)(ops)
 app.command()(migrate)
 

@@ -32,12 +32,15 @@ def reconcile(
         main_watch(settings, campaign)
         return
     report = asyncio.run(compare(settings, campaign))
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table(report))
+    made = table(report)
+    console = Console(highlight=False)
+    if not console.is_terminal:  # nothing is cut off in a file
+        console = Console(highlight=False, width=max(console.width, console.measure(made).maximum))
+    console.print(made)
     for one in report.campaigns:
         for line in one.explanations:
-            console.print(f"{one.campaign_id}: {line}", markup=False)
-    console.print(f"drift {report.drift}, in flight {report.in_flight}")
+            typer.echo(f"{one.campaign_id}: {line}")
+    typer.echo(f"drift {report.drift}, in flight {report.in_flight}")
     if json:
         typer.echo(orjson.dumps(msgspec.to_builtins(report)).decode())
     if report.drift:

@@ -127,7 +127,7 @@ class Services:
             specs.append(dataclasses.replace(worker, pass_fds=(listener.fileno(),), ready=_exists(ready_file)))
         specs.append(spec("relay", "relay"))
         specs.append(spec("consumer orders", "consume", "orders"))
-        if self._plan.with_reconciler and (PROJECT_ROOT / "cli" / "reconcile.py").exists():
+        if self._plan.with_reconciler:
             specs.append(spec("reconciler", "reconcile", "--watch"))
         if self._plan.with_ops:
             specs.append(spec("ops", "ops"))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
@@ -43,11 +44,11 @@ def start(*, as_json: AsJson = False) -> None:
 
     The first start sets them up, which may install Debian packages and fetches Kafka from Maven Central.
     """
-    with _one_at_a_time():
+    with one_at_a_time():
         runtime = read_runtime()
         already = runtime is not None
         if runtime is None:
-            _launch()
+            launch(stack_home())
             runtime = read_runtime()
         if runtime is None:
             raise StackError(f"the servers have stopped again; see {stack_home() / 'logs'}")
@@ -59,16 +60,16 @@ def start(*, as_json: AsJson = False) -> None:
 @app.command()
 def stop() -> None:
     """Stop the servers and wait until nothing of them remains. Their data stay."""
-    with _one_at_a_time():
+    with one_at_a_time():
         runtime = read_runtime()
         if runtime is None:
-            _wait_for_leftovers()
+            wait_for_leftovers(stack_home())
             _say("not running")
             return
         if runtime.owner == "up":
             raise OperationRefusedError("the servers belong to `flashgate up`: Ctrl-C there stops them")
-        _terminate(runtime.pid)
-        _wait_for_leftovers()
+        terminate(runtime.pid)
+        wait_for_leftovers(runtime.home)
     _say("stopped")
 
 
@@ -107,9 +108,8 @@ def _replace_by(argv: tuple[str, ...]) -> NoReturn:
     os.execv(argv[0], argv)  # noqa: S606 -- no shell is wanted
 
 
-def _launch() -> None:
-    """Start the background process and follow its report; StackError with the cause when it fails."""
-    home = stack_home()
+def launch(home: Path) -> None:
+    """Start the background process on a home and follow its report; StackError with the cause when it fails."""
     reading, writing = os.pipe()
     with open_log(home / "logs" / "stack.log") as log:
         daemon = subprocess.Popen(
@@ -141,7 +141,7 @@ def _launch() -> None:
     raise StackError(error)
 
 
-def _terminate(pid: int) -> None:
+def terminate(pid: int) -> None:
     """SIGTERM, and wait for the end."""
     try:
         pidfd = os.pidfd_open(pid)
@@ -158,15 +158,15 @@ def _terminate(pid: int) -> None:
         os.close(pidfd)
 
 
-def _wait_for_leftovers() -> None:
+def wait_for_leftovers(home: Path) -> None:
     """Wait until no server of a killed supervisor is left: each holds the home's lock for as long as it lives."""
-    lock = stack_home() / "lock"
+    lock = home / "lock"
     if lock.exists():
         os.close(asyncio.run(lock_file(lock, timeout_s=LEFTOVERS_TIMEOUT_S)))
 
 
 @contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
+def one_at_a_time() -> Iterator[None]:
     """Two `stack start` or `stop` at once: the second waits, then sees what the first has done."""
     state_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     with (state_dir() / "stack.lock").open("w") as lock:

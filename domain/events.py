@@ -69,7 +69,7 @@ def decode_order_accepted(value: bytes | None) -> OrderAccepted:
         raise PoisonRecordError("the record has no value")
     try:
         event = _decoder.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PoisonRecordError(f"not an {ORDER_ACCEPTED_V1.name} event: {error}") from None
     if event.schema != ORDER_ACCEPTED_V1:
         raise PoisonRecordError(f"unknown schema {event.schema.name!r} version {event.schema.version}")

@@ -15,11 +15,12 @@ import uvloop
 from aiohttp import web
 from setproctitle import setproctitle
 
-from adapters.kafka import Admin, ensure_topics, start_bounded, stop_bounded
+from adapters.kafka import create_topics
 from adapters.kafka_reader import TopicReader
 from adapters.mysql import Pool, connect_pool, query, resolve_dsn
 from adapters.redis import ANSWERS_LOST, ScriptChannel, make_client
 from adapters.stock import Attempt, BatchReply, OrderRequest, admit, list_campaigns, read_attempts
+from adapters.tasks import end_tasks
 from domain import keys
 from domain.errors import BackendError, ConfigError, PoisonRecordError
 from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, decode_order_accepted
@@ -112,6 +113,7 @@ class GatewayWorker:
         self._tasks = [
             asyncio.create_task(self.campaigns.run_polling()),
             asyncio.create_task(self.campaigns.run_listening()),
+            asyncio.create_task(self.campaigns.run_following()),
             asyncio.create_task(self._tell_metrics()),
         ]
         self._runner = web.AppRunner(
@@ -142,9 +144,7 @@ class GatewayWorker:
         """Take nothing new in, answer what was taken in, close everything."""
         if self._runner is not None:
             await self._runner.cleanup()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         for channel in self._channels.values():
             await channel.close()
         await self._client.aclose()
@@ -272,19 +272,7 @@ async def _mysql_since(orders: Pool, campaign_id: str, since_ms: int) -> AsyncIt
         )
 
 
-async def prepare_topics(settings: Settings) -> list[str]:
-    """Create the topics that the relay publishes to, where missing; returns those created.
-
-    Raises:
-        BackendError: Kafka is not there.
-    """
-    admin = Admin(settings.kafka)
-    await start_bounded(admin, timeout_s=settings.kafka.client_start_timeout_s)
-    try:
-        names = [TOPIC_ORDERS_ACCEPTED, dead_topic(TOPIC_ORDERS_ACCEPTED)]
-        return await ensure_topics(admin, names, settings.kafka)
-    finally:
-        await stop_bounded(admin)
+RELAY_TOPICS: Final = (TOPIC_ORDERS_ACCEPTED, dead_topic(TOPIC_ORDERS_ACCEPTED))
 
 
 def run_process(title: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
@@ -350,7 +338,7 @@ def run_relay(settings: Settings) -> None:
     async def main(stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             try:
-                await prepare_topics(settings)
+                await create_topics(settings.kafka, RELAY_TOPICS)
                 break
             except BackendError as error:
                 log.warning("relay: %s", error)

@@ -23,6 +23,8 @@ HASHES_AT_ONCE: Final = 10_000
 
 LISTEN_PAUSE_S: Final = 0.2
 
+HOLDERS_EVERY_S: Final = 0.02
+
 
 class Campaigns:
     """The views, the holder filters and the loose guards of all campaigns, by campaign id."""
@@ -43,6 +45,8 @@ class Campaigns:
         self._wake = asyncio.Event()
         self._stale: set[str] = set()
         self._read_to: dict[str, int] = {}
+        self._guarded: set[str] = set()
+        self._guard_refused = asyncio.Event()
         self.views: dict[str, CampaignView] = {}
         self.holders: dict[str, HolderFilter] = {}
         self.guards: dict[str, LooseGuard] = {}
@@ -67,8 +71,16 @@ class Campaigns:
         """Return what may be refused from memory to a buyer who holds nothing, or None: ask Redis."""
         refusal = refuse_from_memory(view, sku_id, now_s)
         if refusal is None and not self.guards[view.id].admits(now_s):
+            self._guarded.add(view.id)
+            self._guard_refused.set()
             return Outcome.RATE_LIMITED
         return refusal
+
+    def note_holder(self, campaign_id: str, user_hash: bytes) -> None:
+        """Remember a buyer whom this worker has just seen accepted; the log tells of those at other workers."""
+        holders = self.holders.get(campaign_id)
+        if holders is not None:
+            holders.add(user_hash)
 
     async def refresh(self, campaign_id: str) -> None:
         """Re-read one campaign.
@@ -159,6 +171,26 @@ class Campaigns:
             except ANSWERS_LOST as error:
                 log.info("announcements interrupted: %s", error)
                 await asyncio.sleep(LISTEN_PAUSE_S)
+
+    async def run_following(self) -> None:
+        """While a guard refuses, read the log of holders often: a retry may come to another worker than its order."""
+        while True:
+            await self._guard_refused.wait()
+            self._guard_refused.clear()
+            try:
+                while self._guarded:
+                    await self._follow(self._guarded.pop())
+            except ANSWERS_LOST as error:
+                log.info("holders not followed: %s", error)
+            await asyncio.sleep(HOLDERS_EVERY_S)
+
+    async def _follow(self, campaign_id: str) -> None:
+        holders, start = self.holders.get(campaign_id), self._read_to.get(campaign_id, 0)
+        appended = await self._client.getrange(keys.holders(campaign_id), start, -1)
+        unchanged = self.holders.get(campaign_id) is holders and self._read_to.get(campaign_id, 0) == start
+        if holders is not None and unchanged and isinstance(appended, bytes):
+            holders.add_log(appended)
+            self._read_to[campaign_id] = start + len(appended)
 
     def _hear(self, channel: str, data: str) -> None:
         if channel == keys.WATERMARKS:

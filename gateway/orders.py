@@ -126,6 +126,8 @@ class OrderDesk:
         for waiting, (outcome, detail) in zip(batch, reply.decisions, strict=True):
             self._metrics.decided(outcome.name, "redis")
             decision = decision_of(outcome, detail)
+            if outcome is Outcome.ACCEPTED:
+                self._campaigns.note_holder(campaign_id, waiting.order.user_hash)
             if durable and outcome in {Outcome.ACCEPTED, Outcome.REPLAYED}:
                 held_back.append((waiting, decision))
             else:

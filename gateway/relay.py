@@ -78,6 +78,11 @@ class Relay:
         self._claim_at_s = 0.0
         self._stopping = asyncio.Event()
 
+    @property
+    def owned(self) -> frozenset[str]:
+        """Ids of the campaigns that this relay owns now."""
+        return frozenset(self._positions)
+
     async def run(self) -> None:
         """Relay until told to stop; what is on its way is finished first."""
         pause_s = self._settings.retry_initial_s

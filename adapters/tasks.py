@@ -1,0 +1,20 @@
+"""Ending background tasks for certain."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+
+CANCEL_AGAIN_S: Final = 0.2
+
+
+async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """Cancel tasks until all have ended.
+
+    Once is not enough: `asyncio.wait_for`, which redis-py sends with, returns normally in Python 3.11 when it is
+    cancelled in the very moment its work is done, and the task goes on as if nothing had been said.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)

@@ -1,0 +1,1 @@
+"""Load: crowds of buyers, and what they measure."""

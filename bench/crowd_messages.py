@@ -1,0 +1,113 @@
+"""What a crowd's process is told and tells, one JSON document a line."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+LINE_BYTES_MAX: Final = 1 << 28
+"""The result has all accepted order ids in it: about 75 bytes each."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a crowd is to do.
+
+    Attributes:
+        host, port: of the buyer plane.
+        campaign_id, sku_id: what everybody wants.
+        key_file, audience: what tokens are signed with, and whom they are for.
+        buyers, seed: see `bench.crowd.Crowd`.
+        lanes: connections at most.
+    """
+
+    host: str
+    port: int
+    campaign_id: str
+    sku_id: str
+    key_file: str
+    audience: str
+    buyers: int
+    seed: int
+    lanes: int
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """How far a crowd has come."""
+
+    seconds: float
+    sent: int
+    accepted: int
+    sold_out: int
+    rate_limited: int
+    failed: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """Everybody is there, every connection has seen that the sale is on; `go` sets them off."""
+
+    lanes: int
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
+    """What became of everybody.
+
+    Attributes:
+        seconds: from `go` to the last answer.
+        accepting_s: from `go` to the last acceptance of a new order.
+        sent: requests.
+        answers: problem code (or ACCEPTED, NO_ANSWER) → how many.
+        replays: acceptances told again.
+        retries: requests sent again after 429, 503 or none.
+        untrue: what → how many; see `examples`.
+        order_ids: all that were answered 202.
+        p50_ms, p99_ms, max_ms: from the moment a buyer was ready to send to the answer.
+        cpu_s: of the crowd's process since `go`.
+        ended_monotonic_s: when the last answer came, by the clock that all processes of a machine share.
+    """
+
+    seconds: float
+    accepting_s: float
+    sent: int
+    accepted: int
+    sold_out: int
+    rate_limited: int
+    failed: int
+    answers: dict[str, int]
+    replays: int
+    retries: int
+    untrue: dict[str, int]
+    examples: list[str]
+    order_ids: list[str]
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    cpu_s: float
+    ended_monotonic_s: float
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The crowd could not do its job; why, in one line."""
+
+    why: str
+
+
+Message = Progress | Ready | Result | Failed
+
+GO: Final = b"go\n"
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final[Callable[[bytes], Message]] = msgspec.json.Decoder(Message).decode
+
+
+def to_line(message: Message) -> bytes:
+    """Return a message as a line."""
+    return _encode(message) + b"\n"
+
+
+def from_line(line: bytes) -> Message:
+    """Return the message of a line.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    return _decode(line)

@@ -1,0 +1,80 @@
+"""What a demo has to be true: its facts, and what contradicts its promise. Without I/O."""
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What `demo --json` prints.
+
+    Attributes:
+        accepted: distinct order ids answered 202; the four from here to `failed` add up to `buyers`.
+        confirmed: orders whose row holds a unit at the end.
+        released: the other orders.
+        sold: units held at the end by MySQL.
+        mysql_rows: order rows.
+        offered_per_s: requests sent, a second, from the opening to the last answer.
+        accepted_per_s: orders accepted, a second, from the opening to the last acceptance.
+        p50_ms, p99_ms: from the moment a buyer was ready to send to the answer.
+        drain_s: from the last answer until MySQL had every accepted order.
+        evalsha_calls: script calls that Redis counted from the opening until then, the relay's too.
+        insert_statements: that MariaDB counted.
+    """
+
+    kind: str
+    buyers: int
+    stock: int
+    accepted: int
+    sold_out: int
+    rate_limited: int
+    failed: int
+    confirmed: int
+    released: int
+    sold: int
+    mysql_rows: int
+    redis_taken: int
+    kafka_distinct: int
+    drift: int
+    offered_per_s: float
+    accepted_per_s: float
+    p50_ms: float
+    p99_ms: float
+    drain_s: float
+    evalsha_calls: int
+    insert_statements: int
+
+
+def contradictions(
+    facts: Facts, *, told: Collection[str], stored: Collection[str], untrue: Mapping[str, int], notes: Collection[str]
+) -> list[str]:
+    """Return what is not as promised, one sentence each; empty when all is well.
+
+    Args:
+        facts: the numbers.
+        told: order ids that buyers were told.
+        stored: order ids in MySQL.
+        untrue: what answers contradicted what was said before → how many.
+        notes: what the reconciler explains.
+    """
+    found = [f"{count} untrue answers: {what}" for what, count in untrue.items()]
+    served = facts.accepted + facts.sold_out
+    if served + facts.rate_limited + facts.failed != facts.buyers:
+        found.append(f"{facts.buyers} buyers came, {served + facts.rate_limited + facts.failed} know where they stand")
+    if facts.failed:
+        found.append(f"{facts.failed} buyers got no usable answer")
+    wanted = min(facts.stock, served)
+    if facts.sold != wanted:
+        found.append(f"{facts.sold} units sold, {wanted} should have been")
+    same = {
+        name: getattr(facts, name) for name in ("accepted", "confirmed", "mysql_rows", "redis_taken", "kafka_distinct")
+    }
+    found += [f"{name} is {count}, sold is {facts.sold}" for name, count in same.items() if count != facts.sold]
+    lost, unasked = set(told) - set(stored), set(stored) - set(told)
+    if lost:
+        found.append(f"{len(lost)} accepted orders are not in MySQL, {min(lost)} for one")
+    if unasked:
+        found.append(f"{len(unasked)} orders are in MySQL whose buyers were told otherwise, {min(unasked)} for one")
+    if facts.drift:
+        found.append(f"drift {facts.drift}")
+    return [*found, *notes]

@@ -1,0 +1,194 @@
+"""The demo's sale: load, open, let the crowd loose, wait until MySQL has it all, hold everything against each other."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from adapters.mysql import Pool, query
+from adapters.stock import move_campaign
+from bench.crowd_link import LANES_MAX, CrowdLink
+from bench.crowd_messages import Job, Result
+from cli.campaign import load_into, read_campaign_file
+from cli.clients import Clients
+from cli.demo_proof import Facts
+from cli.demo_view import View
+from consumers.reconcile import reconcile
+from consumers.reconcile_report import Report
+from domain.campaign import Campaign
+from domain.errors import ConfigError
+from domain.settings import Settings
+from stack.paths import PROJECT_ROOT
+
+SAMPLE: Final = PROJECT_ROOT / "examples" / "sale.toml"
+WINDOW: Final = timedelta(hours=1)
+"""The campaign opened so long ago and closes so long from now."""
+SEED: Final = 1010
+POLL_S: Final = 0.05
+STALLED_S: Final = 30.0
+"""MySQL has got no further for so long: what is missing will not come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """What a sale came to."""
+
+    facts: Facts
+    result: Result
+    report: Report
+    stored: list[str]
+    """Order ids in MySQL."""
+
+
+def sample_campaign(stock: int) -> Campaign:
+    """Return the sample campaign, open now, with so much stock.
+
+    Raises:
+        ConfigError: the file has become another one than the crowd knows to behave in.
+    """
+    campaign = read_campaign_file(SAMPLE)
+    if len(campaign.sku) != 1 or campaign.sku[0].per_user != 1:
+        raise ConfigError(f"{SAMPLE.name}: the demo needs one SKU, with per_user = 1")
+    now = datetime.now(UTC)
+    head = msgspec.structs.replace(campaign.campaign, opens_at=now - WINDOW, closes_at=now + WINDOW)
+    sku = msgspec.structs.replace(campaign.sku[0], stock=stock)
+    return msgspec.structs.replace(campaign, campaign=head, sku=(sku,))
+
+
+async def put_on_sale(clients: Clients, campaign: Campaign) -> None:
+    """Load a campaign and open it."""
+    await load_into(clients, campaign)
+    await move_campaign(clients.channel, campaign.id, "open")
+
+
+def crowd_job(settings: Settings, gateway_url: str, campaign: Campaign, buyers: int) -> Job:
+    """Return what the crowd is to do."""
+    url = urlsplit(gateway_url)
+    return Job(
+        host=url.hostname or "",
+        port=url.port or 0,
+        campaign_id=campaign.id,
+        sku_id=campaign.sku[0].id,
+        key_file=str(Path(settings.auth.key_file).absolute()),
+        audience=settings.auth.audience,
+        buyers=buyers,
+        seed=SEED,
+        lanes=LANES_MAX,
+    )
+
+
+async def sell(
+    settings: Settings, clients: Clients, campaign: Campaign, crowd: CrowdLink, view: View, *, buyers: int
+) -> Sale:
+    """Let a ready crowd loose, and return what came of it once MySQL has every accepted order, or never will.
+
+    Raises:
+        FlashgateError: a server or the crowd failed.
+    """
+    stock = campaign.sku[0].stock
+    scripts, inserts = await _script_calls(clients), await _insert_statements(clients.orders)
+    with view.sale(buyers, stock):
+        async with _watching(clients.orders, campaign.id, view) as arrivals:
+            result = await crowd.go(view.progress)
+            drained_s = await arrivals.wait_for(len(result.order_ids))
+    scripts = await _script_calls(clients) - scripts
+    inserts = await _insert_statements(clients.orders) - inserts
+    view.say("comparing Redis, Kafka and MySQL …")
+    report = await reconcile(settings, [campaign.id])
+    (compared,) = report.campaigns
+    rows = await query(clients.orders, "SELECT order_id FROM orders WHERE campaign_id = %s", (campaign.id,))
+    facts = Facts(
+        kind=campaign.campaign.kind,
+        buyers=buyers,
+        stock=stock,
+        accepted=len(result.order_ids),
+        sold_out=result.sold_out,
+        rate_limited=result.rate_limited,
+        failed=result.failed,
+        confirmed=compared.confirmed,
+        released=compared.released,
+        sold=compared.sold,
+        mysql_rows=compared.mysql_rows,
+        redis_taken=compared.redis_taken,
+        kafka_distinct=compared.kafka_distinct,
+        drift=report.drift,
+        offered_per_s=_rate(result.sent, result.seconds),
+        accepted_per_s=_rate(len(result.order_ids), result.accepting_s),
+        p50_ms=round(result.p50_ms, 1),
+        p99_ms=round(result.p99_ms, 1),
+        drain_s=round(max(0.0, drained_s - result.ended_monotonic_s), 3),
+        evalsha_calls=scripts,
+        insert_statements=inserts,
+    )
+    return Sale(facts, result, report, [order_id for (order_id,) in rows])
+
+
+class _Arrivals:
+    """Orders arriving in MySQL."""
+
+    def __init__(self, pool: Pool, campaign_id: str, view: View) -> None:
+        self._pool = pool
+        self._campaign_id = campaign_id
+        self._view = view
+        self._changed = asyncio.Condition()
+        self._count = 0
+        self._at_s = time.monotonic()
+
+    async def watch(self) -> None:
+        """Count for ever."""
+        while True:
+            sql = "SELECT SUM(sold) FROM campaign_sku WHERE campaign_id = %s"
+            ((sold,),) = await query(self._pool, sql, (self._campaign_id,))
+            count = int(sold or 0)
+            if count != self._count:
+                self._view.in_mysql(count)
+                async with self._changed:
+                    self._count, self._at_s = count, time.monotonic()
+                    self._changed.notify_all()
+            await asyncio.sleep(POLL_S)
+
+    async def wait_for(self, count: int) -> float:
+        """Wait until so many have arrived or none has for long; returns the monotonic time of the last arrival."""
+        async with self._changed:
+            while self._count < count:
+                try:
+                    async with asyncio.timeout(STALLED_S):
+                        await self._changed.wait()
+                except TimeoutError:
+                    break
+        return self._at_s
+
+
+@contextlib.asynccontextmanager
+async def _watching(pool: Pool, campaign_id: str, view: View) -> AsyncIterator[_Arrivals]:
+    arrivals = _Arrivals(pool, campaign_id, view)
+    task = asyncio.create_task(arrivals.watch())
+    try:
+        yield arrivals
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _script_calls(clients: Clients) -> int:
+    """Return how many EVALSHA Redis has run."""
+    info: dict[str, Any] = await clients.client.info("commandstats")
+    return int(info.get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+async def _insert_statements(pool: Pool) -> int:
+    """Return how many INSERT statements the server has run."""
+    ((_, count),) = await query(pool, "SHOW GLOBAL STATUS LIKE 'Com_insert'")
+    return int(count)
+
+
+def _rate(count: int, seconds: float) -> float:
+    return round(count / seconds, 1) if seconds > 0 else 0.0

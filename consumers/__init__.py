@@ -1,0 +1,1 @@
+"""Everything after Kafka: what was accepted is written to MySQL, exactly once."""

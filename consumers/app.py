@@ -1,0 +1,88 @@
+"""Where the consumers' parts are put together; nothing else constructs a client."""
+
+import asyncio
+import functools
+import logging
+import signal
+import sys
+import time
+from typing import Final
+
+import setproctitle
+import uvloop
+from prometheus_client import REGISTRY
+
+from adapters.kafka import DEAD_RECORD_BYTES_MAX, create_topics, make_consumer, make_producer
+from adapters.mysql import connect_pool, resolve_dsn
+from consumers.dead_letters import DeadLetters
+from consumers.metrics import ConsumerMetrics, PrometheusConsumerMetrics
+from consumers.orders import STALL_AFTER_S, OrderWriter
+from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic
+from domain.settings import Settings
+
+ORDERS: Final = "orders"
+"""The writer's name: its group is `<consumer.group>.orders`."""
+
+
+async def run_orders(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    topic: str = TOPIC_ORDERS_ACCEPTED,
+    metrics: ConsumerMetrics | None = None,
+    stall_after_s: float = STALL_AFTER_S,
+) -> None:
+    """Run the writer of accepted orders until `stop` is set.
+
+    Raises:
+        ConfigError: the settings contradict themselves.
+        BackendError: Kafka cannot be reached at the start.
+    """
+    dsn = resolve_dsn(settings.mysql.orders_dsn, settings.mysql, name="mysql.orders_dsn")
+    await create_topics(settings.kafka, [topic, dead_topic(topic)])
+    pool = connect_pool(dsn, settings.mysql)
+    writer = OrderWriter(
+        settings,
+        pool=pool,
+        make_consumer=functools.partial(
+            make_consumer,
+            settings.kafka,
+            [topic],
+            group=f"{settings.consumer.group}.{ORDERS}",
+            session_timeout_ms=settings.consumer.session_timeout_ms,
+        ),
+        dead_letters=DeadLetters(
+            functools.partial(make_producer, settings.kafka, max_request_bytes=DEAD_RECORD_BYTES_MAX),
+            dead_topic(topic),
+            timeout_s=settings.kafka.client_start_timeout_s,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        ),
+        metrics=metrics if metrics is not None else PrometheusConsumerMetrics(REGISTRY, ORDERS),
+        stall_after_s=stall_after_s,
+    )
+    working = asyncio.create_task(writer.run())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        writer.stop()
+        await working
+    finally:
+        stopping.cancel()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await pool.close()
+
+
+def main_orders(settings: Settings, *, topic: str = TOPIC_ORDERS_ACCEPTED) -> None:
+    """Run the writer as this process, until SIGTERM or SIGINT."""
+    setproctitle.setproctitle(f"flashgate: consumer {ORDERS}")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await run_orders(settings, stop=stop, topic=topic)
+
+    uvloop.run(work())

@@ -1,0 +1,269 @@
+"""What a batch of accepted orders means, decided without I/O.
+
+Identity: an order is its id; a deduction is (order id, SKU, hold number); its origin is the outbox entry it came from.
+The same deduction from the same origin is a harmless duplicate. From another origin it is a second deduction of stock.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from domain.errors import PoisonRecordError
+from domain.events import OrderAccepted, decode_order_accepted
+
+
+class Reason(StrEnum):
+    """Why a record went to the dead letters."""
+
+    POISON = "poison"
+    """It is not an event of this topic."""
+    UNKNOWN_SKU = "unknown_sku"
+    """Its campaign has no such SKU in MySQL."""
+    OTHER_PAYLOAD = "other_payload"
+    """Its order is known with another payload."""
+    SECOND_DEDUCTION = "second_deduction"
+    """Its order is known, and stock was deducted for it once more."""
+    REFUSED = "refused"
+    """MySQL refused it."""
+
+
+class Record(Protocol):
+    """The part of a Kafka record that is looked at."""
+
+    @property
+    def topic(self) -> str:
+        """Where it was read."""
+
+    @property
+    def partition(self) -> int:
+        """Where it was read."""
+
+    @property
+    def offset(self) -> int:
+        """Where it was read."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The key, as it came."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The value, as it came."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """The headers, as they came."""
+
+
+class Counted(NamedTuple):
+    """Key of a counter: one SKU of one campaign."""
+
+    campaign_id: str
+    sku_id: str
+
+
+class Deduction(NamedTuple):
+    """Key of a deduction."""
+
+    order_id: str
+    sku_id: str
+    hold_no: int
+
+
+class Payload(NamedTuple):
+    """What an order is about."""
+
+    fingerprint: str
+    sku_id: str
+    quantity: int
+
+
+class LedgerRow(NamedTuple):
+    """What the ledger holds for a deduction: its origin, and the nonce of the transaction that wrote it."""
+
+    outbox_id: str
+    outbox_index: int
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A record and the event in it."""
+
+    record: Record
+    event: OrderAccepted
+
+    @property
+    def counted(self) -> Counted:
+        """The counter that the event moves."""
+        return Counted(self.event.campaign_id, self.event.sku_id)
+
+    @property
+    def deduction(self) -> Deduction:
+        """The deduction that the event reports."""
+        return Deduction(self.event.order_id, self.event.sku_id, self.event.hold_no)
+
+    @property
+    def payload(self) -> Payload:
+        """What the order is about."""
+        return Payload(self.event.fingerprint, self.event.sku_id, self.event.quantity)
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A record for the dead letters."""
+
+    record: Record
+    reason: Reason
+    error: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the records of a batch; every record is counted once."""
+
+    new: int = 0
+    duplicates: int = 0
+    dead: list[Dead] = field(default_factory=list)
+
+    def add(self, other: "Outcome") -> None:
+        """Take in what became of another part of the batch."""
+        self.new += other.new
+        self.duplicates += other.duplicates
+        self.dead += other.dead
+
+
+def split_poison(records: Iterable[Record]) -> tuple[list[Item], list[Dead]]:
+    """Decode records; those that are no events are dead."""
+    items: list[Item] = []
+    dead: list[Dead] = []
+    for record in records:
+        try:
+            items.append(Item(record, decode_order_accepted(record.value)))
+        except PoisonRecordError as error:
+            dead.append(Dead(record, Reason.POISON, str(error)))
+        except RecursionError:
+            dead.append(Dead(record, Reason.POISON, "the value is nested too deeply"))
+    return items, dead
+
+
+def counters(items: Iterable[Item]) -> dict[str, list[str]]:
+    """Return campaign id → SKU ids of the counters that a batch may move, in the order in which everyone locks them."""
+    found: dict[str, list[str]] = {}
+    for campaign_id, sku_id in sorted({item.counted for item in items}):
+        found.setdefault(campaign_id, []).append(sku_id)
+    return found
+
+
+def split_unknown(items: Iterable[Item], known: Collection[Counted]) -> tuple[list[Item], list[Dead]]:
+    """Take out events for a SKU that MySQL does not know."""
+    kept: list[Item] = []
+    dead: list[Dead] = []
+    for item in items:
+        if item.counted in known:
+            kept.append(item)
+        else:
+            text = f"campaign {item.event.campaign_id!r} has no SKU {item.event.sku_id!r} in MySQL"
+            dead.append(Dead(item.record, Reason.UNKNOWN_SKU, text))
+    return kept, dead
+
+
+def order_rows(items: Iterable[Item]) -> list[Item]:
+    """Return the first item of each order, in the order in which everyone writes them."""
+    first: dict[str, Item] = {}
+    for item in items:
+        first.setdefault(item.event.order_id, item)
+    return [first[order_id] for order_id in sorted(first)]
+
+
+def split_other_payload(items: Iterable[Item], stored: Mapping[str, Payload]) -> tuple[list[Item], list[Dead]]:
+    """Take out events whose order is stored with another payload.
+
+    Args:
+        items: the batch.
+        stored: order id → payload in MySQL, for all orders of the batch.
+    """
+    kept: list[Item] = []
+    dead: list[Dead] = []
+    for item in items:
+        payload = stored[item.event.order_id]
+        if payload == item.payload:
+            kept.append(item)
+        else:
+            text = f"the order is known with {payload}, and came with {item.payload}"
+            dead.append(Dead(item.record, Reason.OTHER_PAYLOAD, text))
+    return kept, dead
+
+
+def ledger_rows(items: Iterable[Item]) -> list[Item]:
+    """Return the first item of each deduction, in the order in which everyone writes them."""
+    first: dict[Deduction, Item] = {}
+    for item in items:
+        first.setdefault(item.deduction, item)
+    return [first[deduction] for deduction in sorted(first)]
+
+
+def is_new(row: LedgerRow, nonce: bytes) -> bool:
+    """Tell whether a row that was read back was written by the transaction that bears `nonce`."""
+    return row.nonce == nonce
+
+
+def judge(
+    items: Iterable[Item],
+    ledger: Mapping[Deduction, LedgerRow],
+    nonce: bytes,
+) -> tuple[Outcome, dict[Counted, int]]:
+    """Say what became of each item, and by how much each counter must move.
+
+    Args:
+        items: the batch, after `split_other_payload`.
+        ledger: what the ledger holds, read back after the insert, for all deductions of the batch.
+        nonce: the writing transaction's.
+    """
+    outcome = Outcome()
+    moves: Counter[Counted] = Counter()
+    seen: set[Deduction] = set()
+    for item in items:
+        row = ledger[item.deduction]
+        if (row.outbox_id, row.outbox_index) != (item.event.outbox_id, item.event.outbox_index):
+            text = (
+                f"the deduction is known from outbox entry {row.outbox_id}, place {row.outbox_index}, "
+                f"and came from {item.event.outbox_id}, place {item.event.outbox_index}"
+            )
+            outcome.dead.append(Dead(item.record, Reason.SECOND_DEDUCTION, text))
+        elif is_new(row, nonce) and item.deduction not in seen:
+            seen.add(item.deduction)
+            outcome.new += 1
+            moves[item.counted] += item.event.quantity
+        else:
+            outcome.duplicates += 1
+    return outcome, dict(moves)
+
+
+def same_moves(moves: Mapping[Counted, int]) -> list[tuple[tuple[str, int], list[str]]]:
+    """Group counters of a campaign that move by the same number, so that one statement moves them.
+
+    Returns:
+        ((campaign id, number), SKU ids), all sorted.
+    """
+    groups: dict[tuple[str, int], list[str]] = {}
+    for campaign_id, sku_id in sorted(moves):
+        groups.setdefault((campaign_id, moves[Counted(campaign_id, sku_id)]), []).append(sku_id)
+    return sorted(groups.items())
+
+
+def halves(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+    """Split a batch of at least two, to find the record at fault."""
+    middle = len(items) // 2
+    return items[:middle], items[middle:]
+
+
+def next_offsets(records: Iterable[Record]) -> dict[tuple[str, int], int]:
+    """Return (topic, partition) → the offset to go on from when all of these records are done."""
+    offsets: dict[tuple[str, int], int] = {}
+    for record in records:
+        place = (record.topic, record.partition)
+        offsets[place] = max(offsets.get(place, 0), record.offset + 1)
+    return offsets

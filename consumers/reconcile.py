@@ -1,0 +1,250 @@
+"""The reconciler: holds Redis, Kafka and MySQL against each other, once or for as long as the process runs.
+
+A look reads the stores in an order in which nothing that is well can look missing (`reconcile_rules` says why). Some
+things are written to two stores one after the other all the same: what is allocated by a load or a top-up, a release.
+So what a look finds wrong is only suspected. The suspected campaigns are looked at again, after a pause and from the
+beginning, up to `LOOKS_MAX` times, and drift is what every look found: the same order ids, the same counters.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import Final, Protocol
+
+import uvloop
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from setproctitle import setproctitle
+
+from adapters.mysql import connect_pool, resolve_dsn
+from adapters.redis import make_client
+from consumers.app import ORDERS
+from consumers.reconcile_report import Report, build_report
+from consumers.reconcile_rules import Verdict, confirm, judge
+from consumers.reconcile_sources import Look, Sources
+from domain.errors import FlashgateError
+from domain.events import TOPIC_ORDERS_ACCEPTED
+from domain.settings import Settings
+
+LOOKS_MAX: Final = 3
+"""Looks at a suspected campaign before what is found there counts as drift."""
+RECHECK_PAUSE_S: Final = 0.5
+"""Between two of these looks: longer than a load or a top-up takes from one store to the other."""
+BUSY_SHARE: Final = 0.25
+"""At most this share of the time is spent looking: a sale of a million orders is read less often than a small one."""
+
+_log = logging.getLogger(__name__)
+
+
+class ReconcileMetrics(Protocol):
+    """What a reconciler reports as it works."""
+
+    def looked(self, report: Report, *, seconds: float) -> None:
+        """All campaigns were held against each other."""
+
+    def failed(self) -> None:
+        """A store was away."""
+
+
+class Reconciler:
+    """Looks, and looks again at what it suspects.
+
+    Args:
+        look: reads the stores: these campaigns, or all.
+        campaign_ids: what to look at; None: all that any store knows.
+        metrics: told of every report.
+        interval_s: pause between two rounds of `run`.
+        recheck_pause_s: see RECHECK_PAUSE_S.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[Collection[str] | None], Awaitable[Look]],
+        *,
+        campaign_ids: Collection[str] | None = None,
+        metrics: ReconcileMetrics | None = None,
+        interval_s: float = 5.0,
+        recheck_pause_s: float = RECHECK_PAUSE_S,
+    ) -> None:
+        self._look = look
+        self._campaign_ids = campaign_ids
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._recheck_pause_s = recheck_pause_s
+        self._stopped = asyncio.Event()
+        self._told: dict[str, int] = {}
+
+    async def run_once(self) -> Report:
+        """Hold the stores against each other; returns what is in flight and what is drift.
+
+        Raises:
+            BackendError: a store is not there.
+            OperationRefusedError: there is no such campaign.
+        """
+        verdicts, poison = await self._judged(self._campaign_ids)
+        for _ in range(LOOKS_MAX - 1):
+            suspected = {campaign_id for campaign_id, verdict in verdicts.items() if verdict.faults}
+            if not suspected:
+                break
+            await asyncio.sleep(self._recheck_pause_s)
+            again, poison = await self._judged(suspected)
+            for campaign_id, verdict in again.items():
+                verdicts[campaign_id] = confirm(verdicts[campaign_id], verdict)
+        return build_report(verdicts.values(), poison=poison)
+
+    async def run(self) -> None:
+        """Look again and again until `stop`; a store that is away is logged and asked again later."""
+        stopping = asyncio.create_task(self._stopped.wait())
+        try:
+            while not self._stopped.is_set():
+                began_s = time.monotonic()
+                round_ = asyncio.create_task(self._round(began_s))
+                try:
+                    await asyncio.wait([round_, stopping], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    round_.cancel()  # it only reads: there is nothing to finish
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await round_
+                spent_s = time.monotonic() - began_s
+                pause_s = max(self._interval_s, spent_s * (1 / BUSY_SHARE - 1))
+                await asyncio.wait([stopping], timeout=pause_s)
+        finally:
+            stopping.cancel()
+
+    def stop(self) -> None:
+        """Have `run` end now."""
+        self._stopped.set()
+
+    async def _judged(self, campaign_ids: Collection[str] | None) -> tuple[dict[str, Verdict], int]:
+        looks, poison = await self._look(campaign_ids)
+        verdicts = {}
+        while looks:
+            campaign_id, look = looks.popitem()  # a look may be large
+            verdicts[campaign_id] = await asyncio.to_thread(judge, look)
+        return verdicts, poison
+
+    async def _round(self, began_s: float) -> None:
+        try:
+            report = await self.run_once()
+        except FlashgateError as error:
+            _log.warning("not reconciled: %s", error)
+            if self._metrics is not None:
+                self._metrics.failed()
+            return
+        if self._metrics is not None:
+            self._metrics.looked(report, seconds=time.monotonic() - began_s)
+        self._tell(report)
+
+    def _tell(self, report: Report) -> None:
+        """Log drift when it comes, changes or goes."""
+        for campaign in report.campaigns:
+            before = self._told.get(campaign.campaign_id, 0)
+            if campaign.drift and campaign.drift != before:
+                text = "; ".join(campaign.explanations)
+                _log.error("campaign %s: drift %d: %s", campaign.campaign_id, campaign.drift, text)
+            elif before and not campaign.drift:
+                _log.warning("campaign %s: drift is gone", campaign.campaign_id)
+            self._told[campaign.campaign_id] = campaign.drift
+
+
+class PrometheusReconcileMetrics:
+    """Implements `ReconcileMetrics`.
+
+    Args:
+        registry: where the metrics are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"flashgate_{name}", text, labels, registry=registry, multiprocess_mode="mostrecent")
+
+        self._drift = gauge("drift", "Orders and units about which Redis, Kafka and MySQL disagree", "campaign")
+        self._in_flight = gauge("in_flight", "Accepted orders that are on their way to MySQL", "campaign")
+        self._seconds = gauge("reconcile_seconds", "Duration of the last comparison")
+        self._at = gauge("reconcile_last_unixtime_seconds", "When the last comparison succeeded")
+        self._failures = Counter("flashgate_reconcile_failures", "Comparisons that failed", registry=registry)
+
+    def looked(self, report: Report, *, seconds: float) -> None:
+        """See the protocol."""
+        for campaign in report.campaigns:
+            self._drift.labels(campaign.campaign_id).set(campaign.drift)
+            self._in_flight.labels(campaign.campaign_id).set(campaign.in_flight)
+        self._seconds.set(seconds)
+        self._at.set_to_current_time()
+
+    def failed(self) -> None:
+        """See the protocol."""
+        self._failures.inc()
+
+
+# -- wiring ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def open_sources(settings: Settings, *, topic: str = TOPIC_ORDERS_ACCEPTED) -> AsyncIterator[Sources]:
+    """Yield the stores and close their clients.
+
+    Raises:
+        ConfigError: the settings contradict themselves.
+    """
+    dsn = resolve_dsn(settings.mysql.orders_dsn, settings.mysql, name="mysql.orders_dsn")
+    client = make_client(settings.redis, connections_max=2)
+    pool = connect_pool(dsn, settings.mysql)
+    try:
+        yield Sources(client, settings.kafka, pool, group=f"{settings.consumer.group}.{ORDERS}", topic=topic)
+    finally:
+        await client.aclose()
+        await pool.close()
+
+
+async def reconcile(
+    settings: Settings,
+    campaign_ids: Collection[str] | None = None,
+    *,
+    topic: str = TOPIC_ORDERS_ACCEPTED,
+) -> Report:
+    """Hold the three stores against each other, once.
+
+    Raises:
+        FlashgateError: a store is not there, or there is no such campaign.
+    """
+    async with open_sources(settings, topic=topic) as sources:
+        return await Reconciler(sources.look, campaign_ids=campaign_ids).run_once()
+
+
+async def watch(settings: Settings, campaign_ids: Collection[str] | None, *, stop: asyncio.Event) -> None:
+    """Reconcile again and again until `stop` is set."""
+    async with open_sources(settings) as sources:
+        reconciler = Reconciler(
+            sources.look,
+            campaign_ids=campaign_ids,
+            metrics=PrometheusReconcileMetrics(),
+            interval_s=settings.reconcile.interval_s,
+        )
+        running = asyncio.create_task(reconciler.run())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+            reconciler.stop()
+            await running
+        finally:
+            stopping.cancel()
+            running.cancel()
+
+
+def main_watch(settings: Settings, campaign_ids: Collection[str] | None = None) -> None:
+    """Run the reconciler as this process, until SIGTERM or SIGINT."""
+    setproctitle("flashgate: reconciler")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await watch(settings, campaign_ids, stop=stop)
+
+    uvloop.run(work())

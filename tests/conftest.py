@@ -1,0 +1,44 @@
+"""What all tests share: real servers, started once, and the switches that turn a mechanism off."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from adapters.kafka import create_topics
+from cli.migrate import upgrade_all
+from domain.settings import Settings
+from gateway.app import RELAY_TOPICS
+from stack.servers import Endpoints, LocalStack
+from tests import switches
+from tests.support.shop import shop_settings
+
+
+def pytest_configure() -> None:
+    """Turn off the mechanism that the environment names, if any: the test that guards it must then fail."""
+    switches.apply_from_environment()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    """Return Redis, Kafka and MariaDB, running for the whole session."""
+    servers = LocalStack(tmp_path_factory.mktemp("stack"))
+    await servers.start()
+    yield servers
+    await servers.stop()
+
+
+@pytest.fixture(scope="session")
+def endpoints(stack: LocalStack) -> Endpoints:
+    """Return where the servers are."""
+    return stack.endpoints
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def settings(endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Return settings for the shared servers; schemas and topics are there."""
+    made = shop_settings(endpoints, tmp_path_factory.mktemp("secrets"))
+    await asyncio.to_thread(upgrade_all, made)
+    await create_topics(made.kafka, RELAY_TOPICS)
+    return made

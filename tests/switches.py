@@ -1,0 +1,95 @@
+"""Mechanisms that a test run can turn off, to prove that the tests that guard them notice.
+
+The environment variable FG_SWITCH_OFF names one. The product knows nothing of this: a switch replaces code at run
+time. `tests/mechanisms.toml` says which test guards which.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+VARIABLE: Final = "FG_SWITCH_OFF"
+
+
+def ledger_decides_new_rows() -> None:
+    """Every row of a batch counts as new, whoever wrote it."""
+    from consumers import batch
+
+    def always(_row: batch.LedgerRow, _nonce: bytes) -> bool:
+        return True
+
+    replace(batch, "is_new", always)
+
+
+def bisect() -> None:
+    """A batch in which MySQL refuses something is given up as a whole."""
+    from consumers.batch import Dead, Item, Outcome, Reason
+    from consumers.orders import OrderWriter
+
+    async def give_up(_self: OrderWriter, items: Sequence[Item], error: Exception) -> Outcome:
+        return Outcome(dead=[Dead(item.record, Reason.REFUSED, str(error)) for item in items])
+
+    replace(OrderWriter, "_bisect", give_up)
+
+
+def counters_locked_first() -> None:
+    """Counters are read without being locked before the rows that refer to them are written."""
+    from consumers import orders_sql
+
+    replace(orders_sql, "_LOCK", orders_sql._LOCK.replace("FOR UPDATE", ""))
+
+
+def payloads_compared() -> None:
+    """A known order is taken for the same order whatever it is about."""
+    from consumers import batch
+
+    def keep_all(
+        items: Iterable[batch.Item],
+        _stored: Mapping[str, batch.Payload],
+    ) -> tuple[list[batch.Item], list[batch.Dead]]:
+        return list(items), []
+
+    replace(batch, "split_other_payload", keep_all)
+
+
+def offsets_wait_for_dead_letters() -> None:
+    """A dead letter that could not be written is forgotten."""
+    from consumers.batch import Dead
+    from consumers.dead_letters import DeadLetters
+    from domain.errors import BackendError
+
+    send = DeadLetters.send
+
+    async def forget(self: DeadLetters, dead: Sequence[Dead]) -> None:
+        with contextlib.suppress(BackendError):
+            await send(self, dead)
+
+    replace(DeadLetters, "send", forget)
+
+
+def replace(owner: Any, name: str, value: object) -> None:
+    """Set an attribute that exists; a switch for what is not there any more would prove nothing."""
+    getattr(owner, name)
+    setattr(owner, name, value)
+
+
+SWITCHES: Final[dict[str, Callable[[], None]]] = {
+    "ledger_decides_new_rows": ledger_decides_new_rows,
+    "bisect": bisect,
+    "counters_locked_first": counters_locked_first,
+    "payloads_compared": payloads_compared,
+    "offsets_wait_for_dead_letters": offsets_wait_for_dead_letters,
+}
+
+
+def apply(name: str) -> None:
+    """Turn a mechanism off in this process, for good."""
+    SWITCHES[name]()
+
+
+def apply_from_environment() -> None:
+    """Turn off what the environment names, if anything. Child processes inherit the name and call this too."""
+    name = os.environ.get(VARIABLE)
+    if name:
+        apply(name)
