@@ -23,7 +23,7 @@ from cli.demo_view import View
 from consumers.reconcile import reconcile
 from consumers.reconcile_report import Report
 from domain.campaign import Campaign
-from domain.errors import ConfigError
+from domain.errors import BackendError, ConfigError
 from domain.settings import Settings
 from stack.paths import PROJECT_ROOT
 
@@ -98,8 +98,8 @@ async def sell(
         async with _watching(clients.orders, campaign.id, view) as arrivals:
             result = await crowd.go(view.progress)
             drained_s = await arrivals.wait_for(len(result.order_ids))
-    scripts = await _script_calls(clients) - scripts
-    inserts = await _insert_statements(clients.orders) - inserts
+    scripts = _since(scripts, await _script_calls(clients))
+    inserts = _since(inserts, await _insert_statements(clients.orders))
     view.say("comparing Redis, Kafka and MySQL …")
     report = await reconcile(settings, [campaign.id])
     (compared,) = report.campaigns
@@ -144,15 +144,22 @@ class _Arrivals:
     async def watch(self) -> None:
         """Count for ever."""
         while True:
-            sql = "SELECT SUM(sold) FROM campaign_sku WHERE campaign_id = %s"
-            ((sold,),) = await query(self._pool, sql, (self._campaign_id,))
-            count = int(sold or 0)
-            if count != self._count:
+            count = await self._arrived()
+            if count > self._count:
                 self._view.in_mysql(count)
                 async with self._changed:
                     self._count, self._at_s = count, time.monotonic()
                     self._changed.notify_all()
             await asyncio.sleep(POLL_S)
+
+    async def _arrived(self) -> int:
+        """Return how many there are; 0 while MySQL is away, which is no reason to end the sale."""
+        sql = "SELECT SUM(sold) FROM campaign_sku WHERE campaign_id = %s"
+        try:
+            ((sold,),) = await query(self._pool, sql, (self._campaign_id,))
+        except BackendError:
+            return 0
+        return int(sold or 0)
 
     async def wait_for(self, count: int) -> float:
         """Wait until so many have arrived or none has for long; returns the monotonic time of the last arrival."""
@@ -188,6 +195,11 @@ async def _insert_statements(pool: Pool) -> int:
     """Return how many INSERT statements the server has run."""
     ((_, count),) = await query(pool, "SHOW GLOBAL STATUS LIKE 'Com_insert'")
     return int(count)
+
+
+def _since(before: int, now: int) -> int:
+    """Return what a server has counted meanwhile; one that was restarted began anew, and knows no more than that."""
+    return now - before if now >= before else now
 
 
 def _rate(count: int, seconds: float) -> float:

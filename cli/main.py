@@ -10,6 +10,7 @@ from cli.migrate import migrate
 from cli.processes import gateway, ops, relay
 from cli.reconcile import reconcile
 from cli.stack import app as stack_app
+from cli.test import test
 from cli.token import token
 from cli.up import up
 
@@ -24,6 +25,7 @@ app.command()(up)
 app.add_typer(campaign_app, name="campaign")
 app.add_typer(stack_app, name="stack")
 app.add_typer(stock_app, name="stock")
+app.command()(test)
 app.command()(token)
 app.command()(gateway)
 app.command()(relay)

@@ -12,9 +12,9 @@ from aiohttp import web
 
 from domain import outcomes
 from domain.settings import GatewaySettings
-from gateway import openapi
 from gateway.answers import JSON, Answer, problem
 from gateway.campaigns import Campaigns
+from gateway.openapi import docs_html, document_json
 from gateway.order_status import FindAttempts, FindRow, order_status
 from gateway.orders import OrderDesk
 from gateway.view import CampaignView, sku_state
@@ -104,11 +104,11 @@ class BuyerPlane:
 
     async def openapi_json(self, _request: web.Request) -> web.Response:
         """`GET /openapi.json`."""
-        return _response(Answer(200, openapi.document_json()))
+        return _response(Answer(200, document_json()))
 
     async def docs(self, _request: web.Request) -> web.Response:
         """`GET /docs`."""
-        return _response(Answer(200, openapi.docs_html(), HTML))
+        return _response(Answer(200, docs_html(), HTML))
 
     async def _body(self, request: web.Request) -> bytes | Answer:
         """Read a body within its bounds of size and time."""

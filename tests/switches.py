@@ -7,7 +7,10 @@ time. `tests/mechanisms.toml` says which test guards which.
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
+
+from tests import switches_stock
+from tests.support.hooks import replace
 
 VARIABLE: Final = "FG_SWITCH_OFF"
 
@@ -68,18 +71,13 @@ def offsets_wait_for_dead_letters() -> None:
     replace(DeadLetters, "send", forget)
 
 
-def replace(owner: Any, name: str, value: object) -> None:
-    """Set an attribute that exists; a switch for what is not there any more would prove nothing."""
-    getattr(owner, name)
-    setattr(owner, name, value)
-
-
 SWITCHES: Final[dict[str, Callable[[], None]]] = {
     "ledger_decides_new_rows": ledger_decides_new_rows,
     "bisect": bisect,
     "counters_locked_first": counters_locked_first,
     "payloads_compared": payloads_compared,
     "offsets_wait_for_dead_letters": offsets_wait_for_dead_letters,
+    **switches_stock.SWITCHES,
 }
 
 

@@ -77,6 +77,7 @@ async def test_kafka_killed_during_a_sale(settings: Settings, stack: LocalStack)
             assert snapshot.checkpoint != snapshot.fields["last_outbox_id"]
             await stack.supervisor.wait_ready("kafka")
             await until_true(shop.outbox_is_relayed)
+        assert {event.order_id for event in await shop.published()} == set(shop.accepted)
         await shop.assert_invariants()
         await shop.assert_replays(url)
 

@@ -12,6 +12,7 @@ from adapters.redis import ScriptChannel
 from adapters.stock import admit, read_attempts, read_snapshot
 from domain import keys
 from domain.order import order_id
+from domain.outcomes import Outcome
 from domain.settings import Settings
 from stack.proxy import Proxy
 from stack.servers import LocalStack
@@ -140,3 +141,58 @@ async def test_redis_killed_and_back(settings: Settings, stack: LocalStack) -> N
             assert (await shop.buy(url, "ben")).status == 202
         await shop.assert_replays(url)
         await shop.assert_invariants()
+
+
+async def test_flushed_scripts_are_loaded_again(settings: Settings) -> None:
+    """Fault 8: SCRIPT FLUSH again and again under load; every buyer gets his decision, and exactly the stock is sold.
+
+    Guards the reload on NOSCRIPT.
+    """
+    async with open_shop(settings, stock=100) as shop, shop.worker() as url:
+        crowd = [asyncio.create_task(shop.buy(url, f"b-{number}")) for number in range(200)]
+        while not all(one.done() for one in crowd):
+            await shop.clients.client.script_flush()
+        codes = [(await one).code for one in crowd]
+        assert (codes.count("ACCEPTED"), codes.count("SOLD_OUT")) == (100, 100)
+        await shop.assert_replays(url)
+        await shop.assert_invariants()
+
+
+async def test_script_error_leaves_everything_as_it_was(settings: Settings) -> None:
+    """Fault 9: the outbox key has the wrong type; the call fails and stock, record, bucket and holders are untouched.
+
+    Guards that the script checks every key before its first write, for Redis does not roll back.
+    """
+    async with open_shop(settings) as shop, shop.worker() as url:
+        client = shop.clients.client
+        await client.set(keys.outbox(shop.id), "not a stream")
+        names = [
+            keys.campaign(shop.id),
+            keys.stock(shop.id),
+            keys.outbox(shop.id),
+            keys.holders(shop.id),
+            keys.buyer(shop.id, "ann"),
+        ]
+        before = [await client.dump(name) for name in names]
+        said = await shop.buy(url, "ann")
+        assert (said.status, said.code) == (503, "BUSY")
+        assert [await client.dump(name) for name in names] == before
+        await client.delete(keys.outbox(shop.id))
+        assert (await shop.buy(url, "ann")).status == 202
+        await shop.assert_replays(url)
+        await shop.assert_invariants()
+
+
+@pytest.mark.parametrize("quantity", [-5, 0, 1.5, 1_001, 2**63])
+async def test_script_refuses_bad_quantities_itself(settings: Settings, quantity: float) -> None:
+    """Fault 42, second line: whoever calls the script with a bad quantity gets INVALID_QUANTITY, and nothing moves."""
+    async with open_shop(settings, per_user=1_000) as shop:
+        bad = request_of(shop, "ann")._replace(quantity=quantity)  # type: ignore[arg-type]
+        before = await read_snapshot(shop.clients.client, shop.id)
+        reply = await admit(shop.clients.channel, shop.id, [bad], attempts_max=8, outbox_max=1_000)
+        after = await read_snapshot(shop.clients.client, shop.id)
+        assert before is not None
+        assert after is not None
+        assert reply.decisions == [(Outcome.INVALID_QUANTITY, 0)]
+        assert (after.stock, after.fields) == (before.stock, before.fields)
+        await shop.assert_invariants([])

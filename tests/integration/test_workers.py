@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.support.shop import Shop, open_shop, until_true
 
 BUYERS = 300
 STOCK = 200
+TRIES_MAX = 10
+ANSWER_TIMEOUT_S = 5.0
 
 
 @contextlib.asynccontextmanager
@@ -34,12 +37,14 @@ async def running(settings: Settings, home: Path, workers: int) -> AsyncIterator
 
 async def persist(shop: Shop, url: str, user: str) -> str:
     """Buy as a person would: after a broken connection or a 503 ask again with the same key, until there is a word."""
-    while True:
-        with contextlib.suppress(aiohttp.ClientError):
-            said = await shop.buy(url, user)
+    for _ in range(TRIES_MAX):
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                said = await shop.buy(url, user)
             if said.status != 503:
                 return said.code
         await asyncio.sleep(0.05)
+    return "NO ANSWER"
 
 
 async def test_killed_worker_comes_back_and_nothing_is_doubled(settings: Settings, tmp_path: Path) -> None:
@@ -94,9 +99,9 @@ async def test_processes_tell_their_names(settings: Settings, tmp_path: Path) ->
         for name in ("gateway 1", "gateway 2", "relay", "consumer orders"):
             pid = supervisor.pid(name)
             assert pid is not None
-            await until_true(lambda pid=pid, name=name: asyncio.sleep(0, title(pid) == f"flashgate: {name}"))
+            await until_true(functools.partial(has_title, pid, f"flashgate: {name}"))
 
 
-def title(pid: int) -> str:
-    """Return a process's title."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b"").decode().strip()
+async def has_title(pid: int, title: str) -> bool:
+    """Tell whether a process has this title."""
+    return title == Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b"").decode().strip()
