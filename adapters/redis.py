@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from adapters.lua import Script
+from domain import keys
 from domain.errors import BackendError, OutcomeUnknownError
 from domain.settings import RedisSettings
 
@@ -126,7 +127,7 @@ class ScriptChannel:
                 await connection.connect()  # type: ignore[no-untyped-call]
                 info: bytes = await self._ask(connection, "INFO", "server")
                 # Answers -LOADING while the log is read back, so that nothing is taken for a lost key.
-                await self._ask(connection, "EXISTS", "fg:campaigns")
+                await self._ask(connection, "EXISTS", keys.CAMPAIGNS)
         except BaseException as error:
             await connection.disconnect(nowait=True)
             if isinstance(error, ANSWERS_LOST):

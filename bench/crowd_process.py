@@ -122,6 +122,7 @@ class Driver:
         finally:
             ticking.cancel()
             sweeping.cancel()
+        self._tell_progress()
         return self._result(time.monotonic(), time.process_time() - cpu_s)
 
     # -- connections -----------------------------------------------------------------------------------------------
@@ -231,14 +232,11 @@ class Driver:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(PROGRESS_S)
-            tell(
-                self._out,
-                Progress(
-                    seconds=time.monotonic() - self._start_s,
-                    sent=self._crowd.sent,
-                    **self._outcomes(),
-                ),
-            )
+            self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        seconds = time.monotonic() - self._start_s
+        tell(self._out, Progress(seconds=seconds, sent=self._crowd.sent, **self._outcomes()))
 
     def _outcomes(self) -> dict[str, int]:
         return {outcome.value: self._crowd.outcomes[outcome] for outcome in Outcome}

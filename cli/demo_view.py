@@ -85,8 +85,10 @@ class View:
         grid.add_column()
         grid.add_row("offered", f"{now.sent:,}", f"{self._per_s:,.0f} requests/s")
         grid.add_row("buyers answered", f"{answered:,}", _bar(answered, self._buyers))
-        grid.add_row("accepted", f"[green]{now.accepted:,}[/green]", _bar(now.accepted, self._stock))
-        grid.add_row("in MySQL", f"[green]{self._in_mysql:,}[/green]", _bar(self._in_mysql, self._stock))
+        grid.add_row("accepted", f"[green]{now.accepted:,}[/green]", _bar(now.accepted, min(self._stock, self._buyers)))
+        grid.add_row(
+            "in MySQL", f"[green]{self._in_mysql:,}[/green]", _bar(self._in_mysql, min(self._stock, self._buyers))
+        )
         grid.add_row("sold out", f"{now.sold_out:,}")
         grid.add_row("rate limited", f"{now.rate_limited:,}")
         grid.add_row("failed", f"[red]{now.failed:,}[/red]" if now.failed else "0")

@@ -111,7 +111,7 @@ def document() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    token = [{"token": []}]
+    token: list[dict[str, list[str]]] = [{"token": []}]
     return {
         "/v1/orders": {
             "post": {
@@ -194,7 +194,7 @@ def _key_parameter() -> dict[str, Any]:
         "in": "header",
         "required": True,
         "description": "A new string for each purchase, the same one for each repeat of it.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
     }
 
 

@@ -148,9 +148,9 @@ def signature_checked() -> None:
 
     decode = jwt.decode
 
-    def gullible(token: str, _key: Any, *, options: dict[str, Any], **more: Any) -> Any:
+    def gullible(token: str, _key: Any, *, options: Any, **more: Any) -> Any:
         more.pop("algorithms")
-        return decode(token, "", options={**options, "verify_signature": False}, **more)
+        return decode(token, "", options={**options, "verify_signature": False}, **more)  # type: ignore[arg-type]
 
     replace(jwt, "decode", gullible)
 

@@ -1,0 +1,209 @@
+"""`flashgate demo` as its user runs it: a command on a machine that has nothing yet."""
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from stack.paths import HOME_VARIABLE, PROJECT_ROOT
+from stack.runtime import process_started
+
+STARTED: Final = "starting Redis"
+ON_SALE: Final = ": go"
+NUMBERS: Final = (
+    "offered_per_s",
+    "accepted_per_s",
+    "p50_ms",
+    "p99_ms",
+    "drain_s",
+    "evalsha_calls",
+    "insert_statements",
+)
+WAIT_S: Final = 120.0
+
+Process = tuple[int, int]
+"""A process id and when it started, which tells a reused id."""
+
+
+def flashgate(home: Path, *args: str) -> "subprocess.Popen[str]":
+    """Start a command in a home of its own."""
+    return subprocess.Popen(
+        (sys.executable, "-m", "cli", *args),
+        cwd=PROJECT_ROOT,
+        env={**os.environ, HOME_VARIABLE: str(home), "PYTHONPATH": str(PROJECT_ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=0,
+    )
+
+
+@contextmanager
+def ended(demo: "subprocess.Popen[str]") -> Iterator[None]:
+    """Leave no demo behind, whatever a test finds."""
+    try:
+        yield
+    finally:
+        if demo.poll() is None:
+            demo.terminate()
+            demo.wait(WAIT_S)
+        for pipe in (demo.stdout, demo.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def told_until(demo: "subprocess.Popen[str]", what: str) -> str:
+    """Return what a command has said on stderr once it has said this."""
+    assert demo.stderr is not None
+    descriptor, said, end_s = demo.stderr.fileno(), "", time.monotonic() + WAIT_S
+    while what not in said:
+        assert select.select([descriptor], [], [], max(0.0, end_s - time.monotonic()))[0], f"no {what!r} in: {said}"
+        piece = os.read(descriptor, 65_536)
+        assert piece, f"the demo has ended: {said}"
+        said += piece.decode()
+    return said
+
+
+def family(pid: int) -> set[Process]:
+    """Return a process's children, their children, and so on."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {(child, started) for child in found - {pid} if (started := process_started(child)) is not None}
+
+
+def alive(processes: set[Process]) -> set[str]:
+    """Return the command lines of those that still run."""
+    return {
+        Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ")
+        for pid, started in processes
+        if process_started(pid) == started
+    }
+
+
+def naming(home: Path) -> set[str]:
+    """Return the command lines of all processes that name this home."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_text(encoding="utf-8", errors="replace") if entry.name.isdigit() else ""
+        except OSError:
+            continue
+        if str(home) in line:
+            found.add(line.replace("\0", " "))
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_sells_everything_exactly_once(tmp_path: Path) -> None:
+    """Redis, Kafka, MySQL and the buyers agree on every unit; nothing is left running; script and SQL are batched."""
+    demo = flashgate(tmp_path, "demo", "--buyers", "2000", "--stock", "200", "--json")
+    with ended(demo):
+        told_until(demo, ON_SALE)
+        children = family(demo.pid)
+        out, told = demo.communicate(timeout=WAIT_S)
+    assert demo.returncode == 0, told
+    (line,) = out.splitlines()
+    facts = json.loads(line)
+    assert {name: facts[name] for name in facts if name not in NUMBERS} == {
+        "kind": "sale",
+        "buyers": 2000,
+        "stock": 200,
+        "accepted": 200,
+        "sold_out": 1800,
+        "rate_limited": 0,
+        "failed": 0,
+        "confirmed": 200,
+        "released": 0,
+        "sold": 200,
+        "mysql_rows": 200,
+        "redis_taken": 200,
+        "kafka_distinct": 200,
+        "drift": 0,
+    }
+    assert set(NUMBERS) <= set(facts)
+    assert 0 < facts["p50_ms"] <= facts["p99_ms"]
+    assert facts["evalsha_calls"] <= 200 / 5
+    assert facts["insert_statements"] <= 200 / 20
+    assert len(children) >= 8  # three servers, two workers, relay, consumer, crowd
+    assert alive(children) == set()
+    assert naming(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [(STARTED, signal.SIGTERM), ("gateway workers", signal.SIGINT), (ON_SALE, signal.SIGINT)],
+)
+@pytest.mark.timeout(300)
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM, at whatever moment: exit code 130, no traceback, no process."""
+    demo = flashgate(tmp_path, "demo", "--buyers", "20000", "--json")
+    with ended(demo):
+        before = told_until(demo, moment)
+        children = family(demo.pid)
+        demo.send_signal(number)
+        out, after = demo.communicate(timeout=WAIT_S)
+    assert demo.returncode == 130
+    assert out == ""
+    assert "Traceback" not in before + after
+    assert "stopping" in after
+    assert alive(children) == set()
+    assert naming(tmp_path) == set()
+
+
+@pytest.mark.timeout(300)
+def test_kept_servers_are_those_of_stack(tmp_path: Path) -> None:
+    """After `demo --keep` the stack commands find its servers and its orders, until `stack stop`."""
+    demo = flashgate(tmp_path, "demo", "--buyers", "200", "--stock", "20", "--json", "--keep")
+    with ended(demo):
+        _, told = demo.communicate(timeout=WAIT_S)
+    try:
+        assert demo.returncode == 0, told
+        status = run(tmp_path, "stack", "status", "--json")
+        assert set(json.loads(status.stdout)) == {"redis", "kafka", "mysql"}
+        campaign = json.loads(run(tmp_path, "campaign", "status", "demo", "--json").stdout)
+        assert [(sku["taken"], sku["remaining"]) for sku in campaign["skus"]] == [(20, 0)]
+        consumer = ("console-consumer", "--topic", "orders.accepted", "--from-beginning", "--max-messages", "20")
+        assert len(re.findall(r'"order_id"', run(tmp_path, "stack", "kafka", *consumer).stdout)) == 20
+        again = run(tmp_path, "demo")
+        assert (again.returncode, again.stdout) == (1, "")
+        assert "stack stop" in again.stderr
+    finally:
+        stopped = run(tmp_path, "stack", "stop")
+    assert stopped.returncode == 0
+    assert naming(tmp_path) == set()
+
+
+@pytest.mark.parametrize("kind", ["lottery", "redemption"])
+def test_what_is_not_there_yet_is_refused(tmp_path: Path, kind: str) -> None:
+    """Other kinds of campaign come later, and the demo says so in one line instead of pretending."""
+    refused = run(tmp_path, "demo", "--kind", kind)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.count("\n") == 1
+    assert kind in refused.stderr
+
+
+def run(home: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    command = flashgate(home, *args)
+    with ended(command):
+        out, told = command.communicate(timeout=WAIT_S)
+    return subprocess.CompletedProcess(args, command.returncode, out, told)

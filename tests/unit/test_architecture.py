@@ -1,0 +1,64 @@
+"""Who may import whom."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stack.paths import PROJECT_ROOT
+
+IO_LIBRARIES = {"redis", "aiohttp", "aiokafka", "aiomysql", "pymysql", "sqlalchemy", "asyncio", "socket", "subprocess"}
+CLOCKS = {"time"}
+DECISIONS = ["gateway/view.py", "gateway/holders.py", "gateway/requests.py", "gateway/answers.py", "consumers/batch.py"]
+MODULE_LINES_MAX = 420
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the full names of the modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def tops(path: Path) -> set[str]:
+    """Return the top-level names of what a file imports."""
+    return {name.partition(".")[0] for name in imports_of(path)}
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT_ROOT / "domain").glob("*.py")), ids=lambda path: path.stem)
+def test_domain_does_no_io_and_reads_no_clock(path: Path) -> None:
+    """`domain/` imports no I/O library, no clock, and no other package of ours."""
+    assert not tops(path) & (IO_LIBRARIES | CLOCKS | {"adapters", "gateway", "consumers", "stack", "cli", "bench"})
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_decisions_are_pure(name: str) -> None:
+    """Modules that decide import no I/O library and read no clock."""
+    assert not tops(PROJECT_ROOT / name) & (IO_LIBRARIES | CLOCKS)
+
+
+def test_gateway_and_consumers_do_not_know_each_other() -> None:
+    """`consumers/` never imports `gateway/`, nor the other way; neither imports the command line or the stack."""
+    for package, forbidden in (("gateway", "consumers"), ("consumers", "gateway")):
+        for path in (PROJECT_ROOT / package).glob("*.py"):
+            assert not tops(path) & {forbidden, "cli", "stack", "bench"}, path.name
+
+
+def test_keys_are_made_in_one_place() -> None:
+    """No Redis key is spelt out anywhere but in domain/keys.py."""
+    for package in ("adapters", "gateway", "consumers", "cli", "bench", "domain"):
+        for path in (PROJECT_ROOT / package).glob("*.py"):
+            if path.name != "keys.py":
+                assert not re.search(r"[\"']fg:", path.read_text()), path
+
+
+def test_modules_stay_small() -> None:
+    """A module of more than about 400 lines hides a missing idea."""
+    for package in ("adapters", "gateway", "consumers", "cli", "bench", "domain", "stack"):
+        for path in (PROJECT_ROOT / package).glob("*.py"):
+            assert len(path.read_text().splitlines()) <= MODULE_LINES_MAX, path
