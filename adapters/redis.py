@@ -86,9 +86,9 @@ class ScriptChannel:
                     try:
                         return await self._ask(connection, "EVALSHA", script.sha, len(keys), *keys, *filled)
                     except NoScriptError:
-                        # The server has not run anything: this is the one case where asking again is not a retry.
-                        await self._ask(connection, "SCRIPT", "LOAD", script.text)
-                        return await self._ask(connection, "EVALSHA", script.sha, len(keys), *keys, *filled)
+                        # The server has not run anything, so asking again is no retry. EVAL brings the text along: a
+                        # flush between loading and calling cannot come in between.
+                        return await self._ask(connection, "EVAL", script.text, len(keys), *keys, *filled)
             except ResponseError as error:
                 raise BackendError(f"{script.name}: {error}") from error
             except ANSWERS_LOST as error:

@@ -50,13 +50,22 @@ def checks_before_writes() -> None:
 
 
 def scripts_reloaded() -> None:
-    """A script that Redis has forgotten is not loaded again."""
-    from adapters import redis
+    """A script that Redis has forgotten is not loaded a second time."""
+    from redis.exceptions import ResponseError
 
-    class Never(Exception):  # noqa: N818
-        pass
+    from adapters.redis import ScriptChannel
 
-    replace(redis, "NoScriptError", Never)
+    ask = ScriptChannel._ask
+    loaded: set[Any] = set()
+
+    async def once(connection: Any, *command: Any) -> Any:
+        if command[0] == "EVAL":
+            if command[1] in loaded:
+                raise ResponseError("not loaded again")
+            loaded.add(command[1])
+        return await ask(connection, *command)
+
+    replace(ScriptChannel, "_ask", staticmethod(once))
 
 
 def client_retries_off() -> None:

@@ -1,6 +1,7 @@
 """The OpenAPI document, the routes and the problem codes say the same."""
 
 import re
+from pathlib import Path
 
 import jsonschema_rs
 import pytest
@@ -49,12 +50,10 @@ def test_page_needs_no_network() -> None:
 
 
 @pytest.mark.slow
-async def test_schemathesis_finds_nothing(settings: Settings) -> None:
+async def test_schemathesis_finds_nothing(settings: Settings, tmp_path: Path) -> None:
     """Requests generated from the document get answers that the document allows, and never a 500."""
     import asyncio
     import sys
-
-    from stack.paths import PROJECT_ROOT
 
     async with open_shop(settings) as shop, shop.worker() as url:
         ran = await asyncio.create_subprocess_exec(
@@ -63,7 +62,7 @@ async def test_schemathesis_finds_nothing(settings: Settings) -> None:
             *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
             *("--checks", "response_schema_conformance,response_headers_conformance"),
             *("--max-examples", "60", "--generation-deterministic", "--no-color"),
-            cwd=PROJECT_ROOT,
+            cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
