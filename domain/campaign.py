@@ -14,8 +14,9 @@ SKUS_MAX: Final = 5_000
 STOCK_MAX: Final = 100_000_000
 RATE_MAX_PER_S: Final = 10_000_000
 
-CampaignId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$")]
-SkuId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+# In Python `$` also matches before a newline at the end; `\Z` would be no regex in JSON Schema.
+CampaignId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$(?!\n)")]
+SkuId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)")]
 Rate = Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX_PER_S)]
 Stock = Annotated[int, msgspec.Meta(ge=0, le=STOCK_MAX)]
 Cents = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]

@@ -27,7 +27,7 @@ class SchemaRef(msgspec.Struct, frozen=True):
 
 ORDER_ACCEPTED_V1: Final = SchemaRef("order.accepted", 1)
 
-OutboxId = Annotated[str, msgspec.Meta(pattern=r"^\d{1,20}-\d{1,20}$")]
+OutboxId = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}$(?!\n)")]
 
 
 class OrderAccepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class OrderAccepted(msgspec.Struct, frozen=True, kw_only=True):
     user_id: Annotated[str, msgspec.Meta(min_length=1, max_length=USER_ID_MAX_BYTES)]
     quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
     unit_price_cents: Cents
-    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
     hold_no: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
     accepted_at_ms: Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
     outbox_id: OutboxId

@@ -1,6 +1,7 @@
 """Identity of an order: what makes a retry the same order, and another payload a conflict."""
 
 import hashlib
+import re
 from typing import Final
 
 IDEMPOTENCY_KEY_MAX_BYTES: Final = 255
@@ -9,6 +10,8 @@ QUANTITY_MAX: Final = 1_000
 
 ORDER_ID_HASH_BYTES: Final = 16
 FINGERPRINT_BYTES: Final = 8
+
+_ORDER_ID: Final = re.compile(r"([a-z0-9-]{1,40})~([0-9a-f]{32})")
 
 
 def _digest(size: int, *parts: str) -> str:
@@ -38,9 +41,5 @@ def user_hash(user_id: str) -> bytes:
 
 def split_order_id(value: str) -> tuple[str, str] | None:
     """Return (campaign id, 32 hex) of an order id, or None if it is not one."""
-    campaign_id, mark, digest = value.rpartition("~")
-    if not mark or not campaign_id or len(digest) != 2 * ORDER_ID_HASH_BYTES:
-        return None
-    if any(char not in "0123456789abcdef" for char in digest):
-        return None
-    return campaign_id, digest
+    parts = _ORDER_ID.fullmatch(value)
+    return (parts[1], parts[2]) if parts else None

@@ -57,6 +57,10 @@ class MysqlSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return "MysqlSettings(…)"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Show no more than the repr does: msgspec's own would tell every field to rich."""
+        return []
+
 
 class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `[auth]`: which tokens are believed."""
@@ -167,6 +171,10 @@ class Dsn(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Dsn({self.user}@{self.host}:{self.port}/{self.database})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Show no more than the repr does: msgspec's own would tell every field to rich."""
+        return [("address", f"{self.user}@{self.host}:{self.port}/{self.database}")]
 
 
 def parse_dsn(text: str, *, name: str, password: str = "") -> Dsn:

@@ -75,18 +75,18 @@ class Verifier:
                 leeway=self._settings.leeway_s,
                 options={"require": ["exp", "aud", "sub"]},
             )
+            expires_s = float(claims["exp"]) + self._settings.leeway_s
         except jwt.PyJWTError as error:
             raise TokenRefusedError(f"the token is not accepted: {error}") from None
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             raise TokenRefusedError("the token cannot be read") from None
-        user_id, tier, expires = claims["sub"], claims.get("tier", ""), claims["exp"]
+        user_id, tier = claims["sub"], claims.get("tier", "")
         if not isinstance(user_id, str) or not 1 <= len(user_id.encode("utf-8", "replace")) <= USER_ID_MAX_BYTES:
             raise TokenRefusedError(f"the token's sub must be a string of 1 to {USER_ID_MAX_BYTES} bytes")
         if not user_id.isprintable():
             raise TokenRefusedError("the token's sub must be printable")
         if not isinstance(tier, str) or len(tier) > TIER_BYTES_MAX:
             raise TokenRefusedError(f"the token's tier must be a string of at most {TIER_BYTES_MAX} characters")
-        expires_s = float(expires) + self._settings.leeway_s
         if now_s >= expires_s:
             raise TokenRefusedError("the token has expired")
         return Identity(user_id, tier, expires_s)

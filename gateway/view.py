@@ -4,11 +4,13 @@ Everything here is a shortcut: whatever is not refused here is decided by `admit
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from adapters.stock import Snapshot, StockLine
 from domain.campaign import CampaignState, SkuState
 from domain.outcomes import Outcome
+
+if TYPE_CHECKING:  # the types only: what decides imports no I/O library, not through others either
+    from adapters.stock import Snapshot, StockLine
 
 VIEW_AGE_MAX_S: Final = 2.0
 """An older view decides nothing: Redis may have been away, and with it the news of a top-up."""
@@ -42,7 +44,7 @@ class CampaignView:
     admit_burst: int
     user_per_s: int
     user_burst: int
-    stock: dict[str, StockLine]
+    stock: "dict[str, StockLine]"
     sold_out: dict[str, SoldOut]
     read_at_s: float
     """Monotonic time of the read."""
@@ -57,7 +59,7 @@ class CampaignView:
         return now_s - self.read_at_s <= VIEW_AGE_MAX_S
 
 
-def make_view(campaign_id: str, snapshot: Snapshot, now_s: float) -> CampaignView:
+def make_view(campaign_id: str, snapshot: "Snapshot", now_s: float) -> CampaignView:
     """Build the view of an atomic read that was made at monotonic time `now_s`."""
     fields = snapshot.fields
     return CampaignView(
