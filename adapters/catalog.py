@@ -68,8 +68,12 @@ async def list_campaigns(catalog: Pool) -> list[tuple[str, Campaign]]:
     return [(campaign_id, msgspec.json.decode(definition, type=Campaign)) for campaign_id, definition in rows]
 
 
-async def set_allocated(catalog: Pool, orders: Pool, campaign_id: str, sku_id: str, allocated: int) -> None:
+async def set_allocated(
+    catalog: Pool, orders: Pool, campaign_id: str, sku_id: str, allocated: int, *, lower: bool = False
+) -> None:
     """Set what is allocated to a SKU to the figure that Redis has, which is the one that decides.
+
+    It is lowered only with `lower` (a changed file), so that a late repeat of a top-up does no harm.
 
     Raises:
         BackendError: MySQL could not do it now; call again.
@@ -82,12 +86,12 @@ async def set_allocated(catalog: Pool, orders: Pool, campaign_id: str, sku_id: s
             raise OperationRefusedError(f"campaign {campaign_id!r} has no SKU {sku_id!r}")
         await cursor.execute(
             "UPDATE campaign_sku SET allocated = %s, version = version + 1 "
-            "WHERE campaign_id = %s AND sku_id = %s AND allocated <> %s",
-            (allocated, *key, allocated),
+            "WHERE campaign_id = %s AND sku_id = %s AND (allocated < %s OR %s AND allocated > %s)",
+            (allocated, *key, allocated, lower, allocated),
         )
     async with transaction(catalog) as cursor:
         await cursor.execute(
             "UPDATE allocation SET quantity = %s, version = version + 1 "
-            "WHERE campaign_id = %s AND sku_id = %s AND quantity <> %s",
-            (allocated, *key, allocated),
+            "WHERE campaign_id = %s AND sku_id = %s AND (quantity < %s OR %s AND quantity > %s)",
+            (allocated, *key, allocated, lower, allocated),
         )

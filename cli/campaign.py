@@ -42,7 +42,7 @@ async def load_into(clients: Clients, campaign: Campaign) -> str:
     # Redis has forgotten a campaign that MySQL knows: recovery has to look before anything is sold again.
     done = await load_campaign(clients.channel, campaign, gate_closed=known and foreseen == "created")
     for sku in campaign.sku:
-        await set_allocated(clients.catalog, clients.orders, campaign.id, sku.id, sku.stock)
+        await set_allocated(clients.catalog, clients.orders, campaign.id, sku.id, sku.stock, lower=True)
     return done
 
 
