@@ -12,6 +12,7 @@ from adapters.redis import ANSWERS_LOST, RUN_ID, ScriptChannel
 from domain import keys
 from domain.campaign import STOCK_MAX, Campaign, CampaignState
 from domain.errors import BackendError, FencedError, OperationRefusedError, PoisonRecordError
+from domain.outbox import START
 from domain.outcomes import BatchStatus, Outcome, ReleaseOutcome
 
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -346,6 +347,21 @@ async def read_snapshot(client: "redis.Redis", campaign_id: str, holders_from: i
         now_us=now[0] * 1_000_000 + now[1],
         holders=holders,
         checkpoint=(checkpoint or b"0-0").decode(),
+    )
+
+
+async def read_fence(client: "redis.Redis", campaign_id: str) -> tuple[str | None, str]:
+    """Return the run id that may admit orders (None: no such campaign) and the newest outbox id.
+
+    Raises:
+        BackendError: Redis is not there.
+    """
+    try:
+        run_id, last = await client.hmget(keys.campaign(campaign_id), ["run_id", "last_outbox_id"])
+    except ANSWERS_LOST as error:
+        raise BackendError(f"Redis: {error}") from error
+    return (run_id.decode() if isinstance(run_id, bytes) else None), (
+        last.decode() if isinstance(last, bytes) else START
     )
 
 

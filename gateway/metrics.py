@@ -50,10 +50,13 @@ class GatewayMetrics:
 class RelayMetrics:
     """Counts of the relay."""
 
-    def relayed(self, campaign_id: str, orders: int, entries_left: int) -> None:
-        """Count orders that Kafka has acknowledged, and tell what is left in the outbox."""
+    def relayed(self, orders: int) -> None:
+        """Count orders that Kafka has acknowledged."""
         _relayed.inc(orders)
-        _outbox.labels(campaign_id).set(entries_left)
+
+    def waiting(self, campaign_id: str, entries: int) -> None:
+        """Tell how many entries are in a campaign's outbox."""
+        _outbox.labels(campaign_id).set(entries)
 
     def poison(self) -> None:
         """Count an entry that could not be read."""

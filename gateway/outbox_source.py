@@ -28,16 +28,18 @@ class OutboxSource:
         self._blocking = blocking
         self._nonce = nonce
 
-    async def claim(self, campaign_id: str, ttl_ms: int) -> tuple[bool, str]:
-        """Take or keep ownership; returns whether it is ours, and the checkpoint.
+    async def claim(self, campaign_id: str, ttl_ms: int) -> tuple[bool, str, int]:
+        """Take or keep ownership; returns whether it is ours, the checkpoint, and the entries in the outbox.
 
         Raises:
             BackendError: Redis is not there.
         """
-        code, checkpoint = await self._channel.call(
-            load_script("claim_relay"), [keys.relay(campaign_id)], [self._nonce, ttl_ms]
+        code, checkpoint, entries = await self._channel.call(
+            load_script("claim_relay"),
+            [keys.relay(campaign_id), keys.outbox(campaign_id)],
+            [self._nonce, ttl_ms],
         )
-        return code == 1, checkpoint.decode()
+        return code == 1, checkpoint.decode(), int(entries)
 
     async def read(self, positions: dict[str, str], *, entries_max: int, block_ms: int) -> list[Entry]:
         """Wait for entries after each campaign's position; empty after `block_ms` without any.

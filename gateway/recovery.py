@@ -14,11 +14,11 @@ from typing import Final
 import redis.asyncio as redis
 
 from adapters.redis import ScriptChannel
-from adapters.stock import LostOrder, open_gate, read_snapshot, restore
+from adapters.stock import LostOrder, open_gate, read_fence, restore
 from domain.errors import BackendError
 from domain.events import OrderAccepted
 from domain.order import split_order_id, user_hash
-from domain.outbox import START, parse_outbox_id
+from domain.outbox import parse_outbox_id
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,10 @@ class Recovery:
             OperationRefusedError: the lost orders do not fit into the stock; the gate stays closed.
         """
         run_id = await self._channel.connect()
-        snapshot = await read_snapshot(self._client, campaign_id)
-        if snapshot is None or snapshot.fields.get("run_id") == run_id:
+        stored, last_outbox_id = await read_fence(self._client, campaign_id)
+        if stored in {None, run_id}:
             return None
-        lost = await self.find_lost(campaign_id, snapshot.fields.get("last_outbox_id", START))
+        lost = await self.find_lost(campaign_id, last_outbox_id)
         restored = 0
         for start in range(0, len(lost), RESTORED_AT_ONCE):
             piece = lost[start : start + RESTORED_AT_ONCE]

@@ -48,8 +48,11 @@ class Publisher(Protocol):
 class Metrics(Protocol):
     """What a relay tells about its work."""
 
-    def relayed(self, campaign_id: str, orders: int, entries_left: int) -> None:
+    def relayed(self, orders: int) -> None:
         """Tell that so many orders are in Kafka now."""
+
+    def waiting(self, campaign_id: str, entries: int) -> None:
+        """Tell how many entries are in a campaign's outbox."""
 
     def poison(self) -> None:
         """Tell that an entry could not be read."""
@@ -133,7 +136,8 @@ class Relay:
             self._positions.pop(campaign_id, None)
             return
         self._positions[campaign_id] = outbox_id
-        self._metrics.relayed(campaign_id, orders, left)
+        self._metrics.relayed(orders)
+        self._metrics.waiting(campaign_id, left)
 
     async def _claim_all(self) -> None:
         for campaign_id in await self._list_campaigns():
@@ -144,7 +148,8 @@ class Relay:
             except FlashgateError:
                 log.exception("campaign %s stays closed", campaign_id)
                 continue
-            ours, checkpoint = await self._source.claim(campaign_id, self._settings.owner_ttl_ms)
+            ours, checkpoint, entries = await self._source.claim(campaign_id, self._settings.owner_ttl_ms)
+            self._metrics.waiting(campaign_id, entries)
             if not ours:
                 self._positions.pop(campaign_id, None)
             elif campaign_id not in self._positions:

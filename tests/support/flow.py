@@ -46,7 +46,10 @@ class Quiet:
     async def close(self) -> None:
         """Nothing is kept open."""
 
-    def relayed(self, campaign_id: str, orders: int, entries_left: int) -> None:
+    def relayed(self, orders: int) -> None:
+        """Ignore."""
+
+    def waiting(self, campaign_id: str, entries: int) -> None:
         """Ignore."""
 
     def poison(self) -> None:
