@@ -152,7 +152,7 @@ async def campaign_status(clients: Clients, campaign_id: str) -> dict[str, Any]:
     }
 
 
-@stock_app.command()
+@stock_app.command(context_settings={"ignore_unknown_options": True})  # so that -5 is a number, and refused as one
 def topup(
     campaign_id: CampaignArgument,
     sku_id: Annotated[str, typer.Argument(metavar="SKU")],

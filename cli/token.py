@@ -9,6 +9,7 @@ import typer
 
 from cli.config import load
 from domain.errors import OperationRefusedError
+from domain.order import USER_ID_MAX_BYTES
 from domain.settings import AuthSettings
 from gateway.app import read_key
 
@@ -33,6 +34,9 @@ def token(
     settings = load()
     if settings.auth.algorithm != "HS256":
         raise OperationRefusedError("tokens can be made here with HS256 only; auth.algorithm is another one")
+    longest = user if count is None else f"{user}-{count}"
+    if not 1 <= len(longest.encode()) <= USER_ID_MAX_BYTES or not longest.isprintable():
+        raise OperationRefusedError(f"a user is 1 to {USER_ID_MAX_BYTES} bytes of printable characters")
     key = read_key(settings)
     names = [user] if count is None else (f"{user}-{number}" for number in range(1, count + 1))
     for name in names:
