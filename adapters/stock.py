@@ -179,7 +179,7 @@ async def load_campaign(
     skus = [(sku.id, sku.stock, sku.per_user, sku.price_cents) for sku in campaign.sku]
     code, sku_id, sold = await channel.call(
         load_script("load_campaign"),
-        [keys.campaign(campaign.id), keys.stock(campaign.id), keys.CAMPAIGNS],
+        [keys.campaign(campaign.id), keys.stock(campaign.id), keys.CAMPAIGNS, keys.loaded(campaign.id)],
         [
             "" if gate_closed else RUN_ID,
             campaign.id,
@@ -203,9 +203,11 @@ async def load_campaign(
             )
         case -2:
             raise OperationRefusedError(
-                f"SKU {sku_name!r} is not in the file, but {sold} of it are sold and it cannot disappear: keep it, "
-                f"with a stock of at least {sold}; nothing was changed"
+                f"SKU {sku_name!r} is loaded and not in the file: keep it there, with a stock of {sold} (what is sold) "
+                f"to sell no more of it; nothing was changed"
             )
+        case BatchStatus.FENCED:
+            raise FencedError(f"campaign {campaign.id}: closed until recovery is done; load it again then")
         case _:
             raise BackendError(f"SKU {sku_name!r}: its stock in Redis cannot be read")
 

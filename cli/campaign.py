@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.catalog import list_campaigns, register_campaign, set_allocated
+from adapters.mysql import query
 from adapters.stock import load_campaign, move_campaign, read_snapshot, top_up
 from cli.clients import Clients, open_clients, run
 from cli.config import load
@@ -41,9 +42,20 @@ async def load_into(clients: Clients, campaign: Campaign) -> str:
     await register_campaign(clients.catalog, clients.orders, campaign)
     # Redis has forgotten a campaign that MySQL knows: recovery has to look before anything is sold again.
     done = await load_campaign(clients.channel, campaign, gate_closed=known and foreseen == "created")
-    for sku in campaign.sku:
-        await set_allocated(clients.catalog, clients.orders, campaign.id, sku.id, sku.stock, lower=True)
+    await copy_allocations(clients, campaign.id)
     return done
+
+
+async def copy_allocations(clients: Clients, campaign_id: str) -> None:
+    """Bring MySQL's allocations to what Redis has, which is the one that decides."""
+    snapshot = await read_snapshot(clients.client, campaign_id)
+    rows = await query(
+        clients.orders, "SELECT sku_id, allocated FROM campaign_sku WHERE campaign_id = %s", (campaign_id,)
+    )
+    known = dict(rows)
+    for sku_id, line in (snapshot.stock if snapshot else {}).items():
+        if known.get(sku_id) != line.allocated:
+            await set_allocated(clients.catalog, clients.orders, campaign_id, sku_id, line.allocated, lower=True)
 
 
 def read_campaign_file(path: Path) -> Campaign:

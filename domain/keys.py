@@ -42,6 +42,11 @@ def relay(campaign_id: str) -> str:
     return f"{_slot(campaign_id)}:relay"
 
 
+def loaded(campaign_id: str) -> str:
+    """Hash: SKU id → stock as the campaign file had it when it was last loaded."""
+    return f"{_slot(campaign_id)}:loaded"
+
+
 def topups(campaign_id: str) -> str:
     """Hash: key of a top-up → SKU and units, so that a repeated top-up adds nothing."""
     return f"{_slot(campaign_id)}:topups"

@@ -1,6 +1,7 @@
--- Creates a campaign with its stock, or brings an existing one to a new file; all or nothing.
+-- Creates a campaign with its stock, or brings an existing one to a new file; all or nothing. A SKU's stock moves by
+-- what the file has changed, so that the same file again takes no top-up back.
 --
--- KEYS  1 campaign  2 stock  3 index of campaigns
+-- KEYS  1 campaign  2 stock  3 index of campaigns  4 stock as the file had it
 -- ARGV  1 run id of the caller's connection (stored for a new campaign: there is nothing recovery could compare)
 --       2 campaign id  3 MessagePack array of pairs {field, value} of the campaign hash
 --       4 MessagePack array of {sku, allocated, per_user, price_cents}  5 channel of changes  6 "1": only check
@@ -12,8 +13,10 @@
 --   -1 STOCK_BELOW_SOLD
 --   -2 SKU_MISSING
 --   -3 CORRUPT_STOCK
+--  -20 FENCED
 local UNCHANGED, CREATED, UPDATED = 0, 1, 2
 local STOCK_BELOW_SOLD, SKU_MISSING, CORRUPT_STOCK = -1, -2, -3
+local FENCED = -20
 
 --@include stock_line
 
@@ -23,15 +26,21 @@ for i = 1, #existing, 2 do
   if not s then return {CORRUPT_STOCK, existing[i], 0} end
   present[existing[i]] = s
 end
-local is_new = redis.call('EXISTS', KEYS[1]) == 0
+local run_id = redis.call('HGET', KEYS[1], 'run_id')
+local is_new = not run_id
+if run_id and run_id ~= ARGV[1] then return {FENCED, '', 0} end
+local loaded = {}
 
 local lines, fields = {}, {}
 for _, sku in ipairs(cmsgpack.unpack(ARGV[4])) do
-  local id, allocated, per_user, price = sku[1], sku[2], sku[3], sku[4]
+  local id, in_file, per_user, price = sku[1], sku[2], sku[3], sku[4]
   local s = present[id] or {remaining = 0, taken = 0, returned = 0, allocated = 0, epoch = 1, per_user = 0, price = 0}
   local before = present[id] and write_stock_line(s)
   present[id] = nil
   local sold = s.taken - s.returned
+  local allocated = s.allocated + in_file - tonumber(redis.call('HGET', KEYS[4], id) or 0)
+  table.insert(loaded, id)
+  table.insert(loaded, in_file)
   if allocated < sold then return {STOCK_BELOW_SOLD, id, sold} end
   if allocated > s.allocated then s.epoch = s.epoch + 1 end
   s.remaining, s.allocated, s.per_user, s.price = allocated - sold, allocated, per_user, price
@@ -57,6 +66,7 @@ if is_new then
   redis.call('SADD', KEYS[3], ARGV[2])
 end
 for i = 1, #fields, 2 do redis.call('HSET', KEYS[1], fields[i], fields[i + 1]) end
+for i = 1, #loaded, 2 do redis.call('HSET', KEYS[4], loaded[i], loaded[i + 1]) end
 for i = 1, #lines, 2 do redis.call('HSET', KEYS[2], lines[i], lines[i + 1]) end
 redis.call('PUBLISH', ARGV[5], ARGV[2])
 return {code, '', 0}
