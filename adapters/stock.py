@@ -265,8 +265,13 @@ async def top_up(channel: ScriptChannel, campaign_id: str, sku_id: str, units: i
     return int(allocated), code == 1
 
 
-async def restore(channel: ScriptChannel, campaign_id: str, orders: Sequence[LostOrder], newest_id: str) -> int:
+async def restore(
+    channel: ScriptChannel, campaign_id: str, orders: Sequence[LostOrder], newest_id: str, *, run_id: str
+) -> int:
     """Put lost orders back while the gate is closed; returns how many were missing.
+
+    `newest_id` is the highest outbox id of all that is lost, with the last piece, and `0-0` with those before it.
+    `run_id` is the server on which recovery compares.
 
     Raises:
         OperationRefusedError: they do not fit into the stock; a person has to look.
@@ -280,7 +285,10 @@ async def restore(channel: ScriptChannel, campaign_id: str, orders: Sequence[Los
     ]
     packed = _pack([(*o[:4], o.hold_no, int(o.held)) for o in orders])
     hashes = b"".join([o.user_hash for o in orders])
-    code, count, sku_id = await channel.call(load_script("restore_orders"), names, [packed, newest_id, hashes])
+    code, count, sku_id = await channel.call(
+        load_script("restore_orders"), names, [packed, newest_id, hashes, RUN_ID, run_id]
+    )
+    _refuse_closed(campaign_id, code)
     if code != 1:
         raise OperationRefusedError(
             f"campaign {campaign_id!r}, SKU {sku_id.decode()!r}: orders that Kafka and MySQL hold do not fit into "
@@ -293,7 +301,7 @@ async def restore(channel: ScriptChannel, campaign_id: str, orders: Sequence[Los
 async def open_gate(channel: ScriptChannel, campaign_id: str, run_id: str) -> bool:
     """Store the run id that recovery compared on; returns whether the gate was closed before."""
     code = await channel.call(
-        load_script("open_gate"), [keys.campaign(campaign_id)], [run_id, campaign_id, keys.CHANGES]
+        load_script("open_gate"), [keys.campaign(campaign_id)], [run_id, campaign_id, keys.CHANGES, RUN_ID]
     )
     _refuse_closed(campaign_id, code)
     return bool(code == 1)
@@ -353,18 +361,22 @@ async def read_snapshot(client: "redis.Redis", campaign_id: str, holders_from: i
 
 
 async def read_fence(client: "redis.Redis", campaign_id: str) -> tuple[str | None, str]:
-    """Return the run id that may admit orders (None: no such campaign) and the newest outbox id.
+    """Return the run id that may admit orders (None: no such campaign), and from where on orders may be lost.
+
+    That is the newest outbox id, or the campaign's creation where nothing was sold yet.
 
     Raises:
         BackendError: Redis is not there.
     """
     try:
-        run_id, last = await client.hmget(keys.campaign(campaign_id), ["run_id", "last_outbox_id"])
+        names = ["run_id", "last_outbox_id", "created_ms"]
+        run_id, last, created_ms = await client.hmget(keys.campaign(campaign_id), names)
     except ANSWERS_LOST as error:
         raise BackendError(f"Redis: {error}") from error
-    return (run_id.decode() if isinstance(run_id, bytes) else None), (
-        last.decode() if isinstance(last, bytes) else START
-    )
+    since = last.decode() if isinstance(last, bytes) else START
+    if since == START and isinstance(created_ms, bytes):
+        since = f"{created_ms.decode()}-0"
+    return (run_id.decode() if isinstance(run_id, bytes) else None), since
 
 
 async def list_campaigns(client: "redis.Redis") -> list[str]:

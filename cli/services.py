@@ -1,6 +1,7 @@
 """flashgate's own processes as children of one supervisor: gateway workers, relay, consumers, reconciler, ops plane."""
 
 import asyncio
+import contextlib
 import dataclasses
 import shutil
 import socket
@@ -24,6 +25,7 @@ from stack.supervisor import ChildSpec, Supervisor
 
 READY_TIMEOUT_S: Final = 60.0
 READY_POLL_S: Final = 0.05
+READY_ANSWER_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +137,16 @@ class Services:
 
     async def _until_ready(self) -> None:
         """Wait until the gateway says that nothing is missing."""
-        async with aiohttp.ClientSession() as session:
+        last = "no answer"
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READY_ANSWER_TIMEOUT_S)) as session:
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
                     while True:
-                        async with session.get(f"{self.gateway_url}/readyz") as response:
-                            last = await response.text()
-                            if response.status == 200:
-                                return
+                        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                            async with session.get(f"{self.gateway_url}/readyz") as response:
+                                last = await response.text()
+                                if response.status == 200:
+                                    return
                         await asyncio.sleep(READY_POLL_S)
             except TimeoutError:
                 raise OperationRefusedError(f"the gateway is not ready after {READY_TIMEOUT_S:.0f} s: {last}") from None

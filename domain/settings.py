@@ -109,8 +109,6 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     entries_max: Positive = 256
     """Outbox entries read at once."""
     block_ms: Millis = 1_000
-    trim_keep_entries: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Relayed entries left in the outbox, to look at."""
     retry_initial_s: Seconds = 0.1
     retry_max_s: Seconds = 5.0
     owner_ttl_ms: Millis = 5_000

@@ -209,9 +209,6 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
         lambda campaign_id, since_ms: _mysql_since(orders, campaign_id, since_ms),
     )
 
-    async def open_gate(campaign_id: str) -> None:
-        await recovery.open_gate(campaign_id)
-
     async def close() -> None:
         await channel.close()
         await client.aclose()
@@ -223,7 +220,7 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
         lambda nonce: OutboxSource(channel, blocking, nonce),
         KafkaPublisher(settings.kafka),
         lambda: list_campaigns(client),
-        open_gate,
+        recovery,
         RelayMetrics(),
     )
     return relay, close

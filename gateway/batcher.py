@@ -110,7 +110,11 @@ class Batcher:
             raise
         else:
             self._observer.batch_sent(len(batch), self._loop.time() - now)
-            self._on_reply(batch, reply)
+            try:
+                self._on_reply(batch, reply)
+            except BaseException:
+                self.settle([one for one in batch if not one.decision.done()], Decision(UNKNOWN, wait_ms=1_000))
+                raise
 
     def settle(self, batch: list[Waiting], decision: Decision) -> None:
         """Give all of them the same decision."""

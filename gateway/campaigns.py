@@ -14,7 +14,7 @@ from domain import keys
 from domain.errors import BackendError, PoisonRecordError
 from domain.outcomes import Outcome
 from gateway.holders import HASH_BYTES, HolderFilter
-from gateway.view import CampaignView, LooseGuard, make_view, refuse_from_memory
+from gateway.view import VIEW_AGE_MAX_S, CampaignView, LooseGuard, make_view, refuse_from_memory
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Campaigns:
         self._stale: set[str] = set()
         self._read_to: dict[str, int] = {}
         self._guarded: set[str] = set()
+        self._unreadable: set[str] = set()
         self._guard_refused = asyncio.Event()
         self.views: dict[str, CampaignView] = {}
         self.holders: dict[str, HolderFilter] = {}
@@ -82,6 +83,11 @@ class Campaigns:
         if holders is not None:
             holders.add(user_hash)
 
+    def is_unknown(self, campaign_id: str, now_s: float) -> bool:
+        """Tell whether there is certainly no such campaign: not while the list is old, or the campaign unreadable."""
+        listed = now_s - self.read_at_s <= VIEW_AGE_MAX_S
+        return listed and campaign_id not in self.views and campaign_id not in self._unreadable
+
     async def refresh(self, campaign_id: str) -> None:
         """Re-read one campaign.
 
@@ -91,12 +97,13 @@ class Campaigns:
         """
         before = self.views.get(campaign_id)
         start = self._read_to.get(campaign_id, 0)
+        # The time before the question: Redis's clock is then thought ahead rather than behind.
+        now_s = time.monotonic()
         snapshot = await read_snapshot(self._client, campaign_id, start)
         if snapshot is None:
             self._forget(campaign_id)
             self.views.pop(campaign_id, None)
             return
-        now_s = time.monotonic()
         view = make_view(campaign_id, snapshot, now_s)
         holders = self.holders.get(campaign_id)
         appended = len(snapshot.holders) // HASH_BYTES
@@ -133,8 +140,11 @@ class Campaigns:
             try:
                 await self.refresh(campaign_id)
             except PoisonRecordError:
-                log.exception("campaign %s cannot be read; its orders go to Redis undecided", campaign_id)
+                log.exception("campaign %s cannot be read; its buyers are told to come back", campaign_id)
                 self.views.pop(campaign_id, None)
+                self._unreadable.add(campaign_id)
+            else:
+                self._unreadable.discard(campaign_id)
         self.read_at_s = time.monotonic()
 
     async def run_polling(self) -> None:

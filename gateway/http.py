@@ -16,7 +16,7 @@ from gateway.answers import JSON, Answer, problem
 from gateway.campaigns import Campaigns
 from gateway.openapi import docs_html, document_json
 from gateway.order_status import FindAttempts, FindRow, order_status
-from gateway.orders import OrderDesk
+from gateway.orders import OrderDesk, no_campaign
 from gateway.view import CampaignView, sku_state
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class BuyerPlane:
         view = self._campaigns.views.get(request.match_info["id"])
         now_s = time.monotonic()
         if view is None:
-            return _response(problem(outcomes.NOT_FOUND, "there is no such campaign"))
+            return _response(no_campaign(self._campaigns, request.match_info["id"], now_s))
         if not view.is_fresh(now_s):
             return _response(problem(outcomes.BUSY, headers=(("Retry-After", "1"),)))
         return _response(campaign_answer(view, now_s))

@@ -83,8 +83,8 @@ class Verifier:
         user_id, tier = claims["sub"], claims.get("tier", "")
         if not isinstance(user_id, str) or not 1 <= len(user_id.encode("utf-8", "replace")) <= USER_ID_MAX_BYTES:
             raise TokenRefusedError(f"the token's sub must be a string of 1 to {USER_ID_MAX_BYTES} bytes")
-        if not user_id.isprintable():
-            raise TokenRefusedError("the token's sub must be printable")
+        if not user_id.isprintable() or user_id != user_id.strip():
+            raise TokenRefusedError("the token's sub must be printable, without blanks at its ends")
         if not isinstance(tier, str) or len(tier) > TIER_BYTES_MAX:
             raise TokenRefusedError(f"the token's tier must be a string of at most {TIER_BYTES_MAX} characters")
         if now_s >= expires_s:

@@ -45,12 +45,12 @@ async def order_status(order_id: str, user_id: str, find_row: FindRow, find_atte
             raise failure
     if isinstance(row, OrderRow):
         return _answer(order_id, campaign_id, row)
-    if isinstance(attempts, list):
+    # Only if MySQL has said that it has no row: with MySQL away the order may be further than Redis knows.
+    if row is None and isinstance(attempts, list):
         for attempt in attempts:
             if attempt.digest == digest:
                 return _answer(order_id, campaign_id, OrderRow(attempt.sku_id, attempt.quantity, "accepted", 0))
-        if row is None:
-            return _NOT_FOUND
+        return _NOT_FOUND
     return problem(outcomes.UNKNOWN, "where the order stands cannot be told now", (("Retry-After", POLL_AGAIN_S),))
 
 

@@ -23,6 +23,13 @@ Admit = Callable[[str, list[OrderRequest]], Awaitable[BatchReply]]
 GUARD_WAIT_MS: Final = 1_000
 
 
+def no_campaign(campaigns: Campaigns, campaign_id: str, now_s: float) -> Answer:
+    """Return the answer about a campaign that this worker has no view of: 404 only if there certainly is none."""
+    if campaigns.is_unknown(campaign_id, now_s):
+        return problem(outcomes.NOT_FOUND, "there is no such campaign")
+    return problem(outcomes.UNKNOWN, headers=(("Retry-After", "1"),))
+
+
 class PendingOrder(NamedTuple):
     """An order on its way to Redis: await the decision, then ask `OrderDesk.answer`."""
 
@@ -76,9 +83,9 @@ class OrderDesk:
         except InvalidRequestError as error:
             return problem(outcomes.INVALID, str(error))
         view = self._campaigns.views.get(wanted.campaign_id)
-        if view is None:
-            return problem(outcomes.NOT_FOUND, "there is no such campaign")
         now_s = time.monotonic()
+        if view is None:
+            return no_campaign(self._campaigns, wanted.campaign_id, now_s)
         hashed = user_hash(buyer.user_id)
         whole_id = order_id(wanted.campaign_id, buyer.user_id, key)
         if not self._campaigns.may_hold(wanted.campaign_id, hashed):

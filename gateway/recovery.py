@@ -8,7 +8,7 @@ Runs inside the relay, between two of its rounds, so that nothing of its own is 
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 import redis.asyncio as redis
@@ -18,7 +18,7 @@ from adapters.stock import LostOrder, open_gate, read_fence, restore
 from domain.errors import BackendError
 from domain.events import OrderAccepted
 from domain.order import split_order_id, user_hash
-from domain.outbox import parse_outbox_id
+from domain.outbox import START, parse_outbox_id
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,17 @@ class Recovery:
         self._client = client
         self._sources = (kafka_since, mysql_since)
 
+    async def closed(self, campaign_ids: Iterable[str]) -> list[str]:
+        """Return the campaigns whose gate is closed, those that sold last first.
+
+        Raises:
+            BackendError: Redis is not there.
+        """
+        run_id = await self._channel.connect()
+        fences = {campaign_id: await read_fence(self._client, campaign_id) for campaign_id in campaign_ids}
+        found = [campaign_id for campaign_id, (stored, _) in fences.items() if stored not in {None, run_id}]
+        return sorted(found, key=lambda campaign_id: parse_outbox_id(fences[campaign_id][1]), reverse=True)
+
     async def open_gate(self, campaign_id: str) -> int | None:
         """Open a campaign's gate if it is closed; returns the orders restored, or None if it was open.
 
@@ -57,9 +68,10 @@ class Recovery:
         lost = await self.find_lost(campaign_id, last_outbox_id)
         restored = 0
         for start in range(0, len(lost), RESTORED_AT_ONCE):
-            piece = lost[start : start + RESTORED_AT_ONCE]
-            newest = max((event.outbox_id for event in piece), key=parse_outbox_id)
-            restored += await restore(self._channel, campaign_id, [_lost_order(event) for event in piece], newest)
+            piece = [_lost_order(event) for event in lost[start : start + RESTORED_AT_ONCE]]
+            # Only the last piece moves the newest outbox id, so that a recovery that breaks off finds the rest again.
+            newest = lost[-1].outbox_id if start + RESTORED_AT_ONCE >= len(lost) else START
+            restored += await restore(self._channel, campaign_id, piece, newest, run_id=run_id)
         await open_gate(self._channel, campaign_id, run_id)
         log.warning("campaign %s: Redis was restarted; %d lost orders restored, gate open", campaign_id, restored)
         return restored

@@ -9,10 +9,10 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from domain.errors import BackendError, FlashgateError, PoisonRecordError
+from domain.errors import BackendError, OperationRefusedError, PoisonRecordError
 from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic, encode_order_accepted
 from domain.failpoints import reach
 from domain.outbox import decode_entry, parse_outbox_id
@@ -58,6 +58,16 @@ class Metrics(Protocol):
         """Tell that an entry could not be read."""
 
 
+class Gates(Protocol):
+    """Recovery, as the relay sees it."""
+
+    async def closed(self, campaign_ids: Iterable[str]) -> list[str]:
+        """Return the campaigns whose gate is closed, those that sold last first."""
+
+    async def open_gate(self, campaign_id: str) -> int | None:
+        """Compare, restore, open."""
+
+
 class Relay:
     """One relay. Several may run: each campaign has one owner, the others stand by."""
 
@@ -67,15 +77,16 @@ class Relay:
         source_of: Callable[[str], OutboxSource],
         publisher: Publisher,
         list_campaigns: Callable[[], Awaitable[list[str]]],
-        open_gate: Callable[[str], Awaitable[None]],
+        gates: Gates,
         metrics: Metrics,
     ) -> None:
-        """Take the parts; `open_gate` runs recovery for a campaign if Redis is another than before."""
+        """Take the parts; `gates` runs recovery for a campaign if Redis is another than before."""
         self._settings = settings
         self._source = source_of(secrets.token_hex(OWNER_NONCE_BYTES))
         self._publisher = publisher
         self._list_campaigns = list_campaigns
-        self._open_gate = open_gate
+        self._gates = gates
+        self._refused: set[str] = set()
         self._metrics = metrics
         self._positions: dict[str, str] = {}
         self._claim_at_s = 0.0
@@ -140,24 +151,29 @@ class Relay:
         self._metrics.waiting(campaign_id, left)
 
     async def _claim_all(self) -> None:
-        for campaign_id in await self._list_campaigns():
-            try:
-                await self._open_gate(campaign_id)
-            except BackendError:
-                raise
-            except FlashgateError:
-                log.exception("campaign %s stays closed", campaign_id)
-                continue
+        """Claim every campaign, and have the gate of one opened: the one that sold last, of those that are closed.
+
+        A campaign whose gate is closed is relayed all the same: what it accepted before is as good as ever.
+        """
+        campaign_ids = await self._list_campaigns()
+        closed = await self._gates.closed(campaign_ids)
+        for campaign_id in campaign_ids:
             ours, checkpoint, entries = await self._source.claim(campaign_id, self._settings.owner_ttl_ms)
             self._metrics.waiting(campaign_id, entries)
             if not ours:
                 self._positions.pop(campaign_id, None)
             elif campaign_id not in self._positions:
                 self._positions[campaign_id] = checkpoint
-        # A campaign that is loaded now is found within one blocked read.
-        self._claim_at_s = time.monotonic() + min(
-            self._settings.owner_ttl_ms / 1000 / CLAIMS_PER_TTL, self._settings.block_ms / 1000
-        )
+        pending = [one for one in closed if one in self._positions and one not in self._refused]
+        for campaign_id in pending[:1]:
+            try:
+                await self._gates.open_gate(campaign_id)
+            except OperationRefusedError:
+                log.exception("campaign %s stays closed until a person has looked; restart the relay then", campaign_id)
+                self._refused.add(campaign_id)
+        # A campaign that is loaded now is found within one blocked read, and the next closed one at once.
+        pause_s = min(self._settings.owner_ttl_ms / 1000 / CLAIMS_PER_TTL, self._settings.block_ms / 1000)
+        self._claim_at_s = 0.0 if pending[1:] else time.monotonic() + pause_s
 
     def _to_records(self, entries: Sequence[Entry]) -> tuple[list[Outgoing], dict[str, int]]:
         """Return the records of entries, and how many orders each campaign has among them."""

@@ -50,10 +50,15 @@ class Watermarks:
             then()
             return
 
+        waiting = self._waiting.setdefault(campaign_id, deque())
+
         def give_up() -> None:
             entry.done = True
             entry.otherwise()
+            # Deadlines pass in the order of the entries; nothing is kept for those who have gone.
+            while waiting and waiting[0].done:
+                waiting.popleft()
 
         timer = asyncio.get_running_loop().call_later(self._timeout_s, give_up)
         entry = _Waiting(position, then, otherwise, timer)
-        self._waiting.setdefault(campaign_id, deque()).append(entry)
+        waiting.append(entry)

@@ -60,7 +60,7 @@ for _, order in ipairs(orders) do
   end
 end
 for i, text in ipairs(redis.call('HMGET', KEYS[2], unpack(wanted))) do
-  stock[wanted[i]] = read_stock_line(text) or false
+  if text then stock[wanted[i]] = read_stock_line(text) or 'corrupt' end
 end
 
 local time = redis.call('TIME')
@@ -92,6 +92,7 @@ local function decide(i, order)
   if closed_for then return closed_for, 0 end
   local s = stock[sku]
   if not s then return UNKNOWN_SKU, 0 end
+  if s == 'corrupt' then return CORRUPT_RECORD, 0 end
   if outbox_full then return OUTBOX_FULL, 0 end
   -- A token is taken from both buckets or from none.
   local own_u, own_us = refilled(record[1], record[2], user_per_s, user_burst, now_us)
@@ -146,7 +147,7 @@ end
 
 local sold_out = {}
 for sku, s in pairs(stock) do
-  if s and s.remaining == 0 then
+  if s and s ~= 'corrupt' and s.remaining == 0 then
     table.insert(sold_out, sku)
     table.insert(sold_out, s.epoch)
   end

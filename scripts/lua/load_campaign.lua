@@ -62,7 +62,9 @@ local code = is_new and CREATED or ((#lines > 0 or #fields > 0) and UPDATED or U
 if ARGV[6] == '1' or code == UNCHANGED then return {code, '', 0} end
 
 if is_new then
-  redis.call('HSET', KEYS[1], 'state', 'loaded', 'run_id', ARGV[1])
+  -- Before its creation nothing can have been lost of it; one that is created with its gate closed existed before.
+  local created_ms = ARGV[1] == '' and 0 or redis.call('TIME')[1] * 1000
+  redis.call('HSET', KEYS[1], 'state', 'loaded', 'run_id', ARGV[1], 'created_ms', created_ms)
   redis.call('SADD', KEYS[3], ARGV[2])
 end
 for i = 1, #fields, 2 do redis.call('HSET', KEYS[1], fields[i], fields[i + 1]) end

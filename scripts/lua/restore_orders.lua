@@ -3,18 +3,22 @@
 --
 -- KEYS  1 campaign  2 stock  3 outbox  4 holders  5.. the buyer record of each order
 -- ARGV  1 MessagePack array of {order, fingerprint, sku, quantity, hold number, held 1 or 0}
---       2 the highest outbox id among them  3 the hashes of the orders' users, 8 bytes each
+--       2 the highest outbox id of all that is lost, with the last piece; 0-0 with those before it, so that a recovery
+--         that breaks off begins again  3 the hashes of the orders' users, 8 bytes each
+--       4 run id of the caller's connection  5 run id on which recovery compares
 -- Returns {code, orders restored, sku at fault}
 -- Codes:
 --    1 RESTORED
 --   -1 STOCK_SHORT
 --   -9 UNKNOWN_SKU
 --  -11 CORRUPT_RECORD
-local RESTORED, STOCK_SHORT, UNKNOWN_SKU, CORRUPT_RECORD = 1, -1, -9, -11
+--  -20 FENCED
+local RESTORED, STOCK_SHORT, UNKNOWN_SKU, CORRUPT_RECORD, FENCED = 1, -1, -9, -11, -20
 
 --@include stock_line
 --@include buyer_record
 
+if ARGV[4] ~= ARGV[5] then return {FENCED, 0, ''} end
 local orders = cmsgpack.unpack(ARGV[1])
 local packed = redis.call('MGET', unpack(KEYS, 5))
 local records, stock, new_holders, count = {}, {}, {}, 0

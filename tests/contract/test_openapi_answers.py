@@ -129,7 +129,7 @@ async def test_order_status_is_documented() -> None:
         (find_row, attempts, 200),
         (find_row, broken, 200),
         (no_row, attempts, 200),
-        (broken, attempts, 200),
+        (broken, attempts, 503),
         (no_row, none, 404),
         (no_row, broken, 503),
         (broken, none, 503),

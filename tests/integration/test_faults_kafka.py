@@ -4,13 +4,17 @@ import asyncio
 import os
 import signal
 import sys
+from typing import Any
 
 import msgspec
+import pytest
 
-from adapters.stock import read_snapshot
+from adapters.stock import read_snapshot, restore
 from cli.config import as_environment
 from domain import keys
+from domain.errors import BackendError
 from domain.settings import Settings
+from gateway import recovery
 from stack.paths import PROJECT_ROOT
 from stack.servers import LocalStack
 from tests.support.shop import Shop, open_shop, until_true
@@ -131,11 +135,21 @@ async def test_one_relay_at_a_time(settings: Settings) -> None:
         assert len(await shop.published()) == len(shop.accepted)
 
 
-async def test_gate_opens_only_after_lost_orders_are_back(settings: Settings) -> None:
+async def test_gate_opens_only_after_lost_orders_are_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that has lost orders which Kafka and MySQL hold admits nothing until recovery has put them back.
 
+    Recovery breaks off between two pieces on the way, and finds the rest when it begins again.
     Guards the run-id fence (the tail of what Redis knew is cut off by hand here): without it they are sold again.
     """
+    breaks = iter([False, True])
+
+    async def brittle(*args: Any, **more: Any) -> int:
+        if next(breaks, False):
+            raise BackendError("broken off")
+        return await restore(*args, **more)
+
+    monkeypatch.setattr(recovery, "RESTORED_AT_ONCE", 3)
+    monkeypatch.setattr(recovery, "restore", brittle)
     async with open_shop(settings, stock=31) as shop, shop.worker() as url:
         client = shop.clients.client
         await buy_all(shop, url, "a", 10)
@@ -154,6 +168,7 @@ async def test_gate_opens_only_after_lost_orders_are_back(settings: Settings) ->
         assert (await shop.buy(url, "new")).code == "UNKNOWN"
         await shop.relayed()
 
+        assert next(breaks, None) is None
         assert (await shop.buy(url, "new")).status == 202
         assert (await shop.buy(url, "one more")).code == "SOLD_OUT"
         await shop.assert_replays(url)

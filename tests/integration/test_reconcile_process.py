@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from adapters.catalog import register_campaign
 from adapters.mysql import query
-from adapters.stock import LostOrder, load_campaign, restore, top_up
+from adapters.stock import LostOrder, load_campaign, top_up
 from consumers import reconcile_sources
 from consumers.reconcile import Reconciler, open_sources, reconcile
 from consumers.reconcile_report import Report
@@ -30,6 +30,7 @@ from stack.servers import Endpoints
 from tests.support.events import sample_campaign
 from tests.support.flow import STOCK, Counted, Flow, Quiet, digest_of, new_flow
 from tests.support.metrics import Recorded
+from tests.support.scripts import restore_now
 
 pytestmark = pytest.mark.usefixtures("stack")
 
@@ -224,7 +225,7 @@ async def test_restored_orders_are_no_drift(flow: Flow) -> None:
         LostOrder(digest_of(one), print_, "box-1", 1, user_id, user_hash(user_id), 1, held=True)
         for one, print_, user_id, _ in rows
     ]
-    assert await restore(flow.channel, flow.id, lost, max(row[3] for row in rows)) == 5
+    assert await restore_now(flow.channel, flow.id, lost, max(row[3] for row in rows)) == 5
     campaign = await flow.report()
     assert (campaign.drift, campaign.in_flight, campaign.explanations) == (0, 0, ())
 

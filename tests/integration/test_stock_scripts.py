@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from adapters.redis import ScriptChannel
-from adapters.stock import LostOrder, load_campaign, move_campaign, open_gate, release, restore, top_up
+from adapters.stock import LostOrder, load_campaign, move_campaign, open_gate, release, top_up
 from domain import keys
 from domain.campaign import STOCK_MAX
 from domain.errors import FencedError, OperationRefusedError
@@ -22,6 +22,7 @@ from domain.order import user_hash
 from domain.outcomes import Outcome, ReleaseOutcome
 from domain.settings import RedisSettings
 from tests.support.scripts import ScriptSale, private_redis, sale_file, script_sale
+from tests.support.scripts import restore_now as restore
 from tests.support.shop import SKU
 
 ACCEPTED, REPLAYED = Outcome.ACCEPTED, Outcome.REPLAYED

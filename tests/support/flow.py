@@ -18,10 +18,12 @@ from consumers.reconcile_report import CampaignReport
 from consumers.reconcile_sources import Look, Sources
 from domain import keys
 from domain.campaign import Campaign
+from domain.events import OrderAccepted
 from domain.order import fingerprint, order_id, split_order_id, user_hash
 from domain.outcomes import Outcome
 from domain.settings import RedisSettings, Settings
 from gateway.outbox_source import OutboxSource
+from gateway.recovery import Recovery
 from gateway.relay import Outgoing, Relay
 from stack.servers import Endpoints
 from tests.support.events import sample_campaign
@@ -54,6 +56,12 @@ class Quiet:
 
     def poison(self) -> None:
         """Ignore."""
+
+
+async def _nothing(_campaign_id: str, _since_ms: int) -> AsyncIterator[OrderAccepted]:
+    """Know of no lost orders."""
+    for event in list[OrderAccepted]():
+        yield event
 
 
 @dataclass
@@ -107,15 +115,12 @@ class Flow:
         async def campaigns() -> list[str]:
             return [self.id]
 
-        async def open_gate(_campaign_id: str) -> None:
-            return
-
         return Relay(
             msgspec.structs.replace(self.settings.relay, block_ms=10, owner_ttl_ms=1),
             lambda nonce: OutboxSource(self.channel, self.blocking, nonce),
             publisher,
             campaigns,
-            open_gate,
+            Recovery(self.channel, self.client, _nothing, _nothing),
             publisher,
         )
 

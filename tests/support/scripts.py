@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from adapters.redis import ScriptChannel, make_client
 from adapters.stock import (
     Attempt,
     BatchReply,
+    LostOrder,
     OrderRequest,
     Snapshot,
     StockLine,
@@ -21,6 +22,7 @@ from adapters.stock import (
     move_campaign,
     read_attempts,
     read_snapshot,
+    restore,
 )
 from domain import keys
 from domain.campaign import Campaign, parse_campaign
@@ -126,3 +128,8 @@ async def script_sale(server: RedisSettings, *, opened: bool = True, **campaign:
     finally:
         await channel.close()
         await client.aclose()
+
+
+async def restore_now(channel: ScriptChannel, campaign_id: str, orders: Sequence[LostOrder], newest_id: str) -> int:
+    """Restore on the server that the channel is connected to."""
+    return await restore(channel, campaign_id, orders, newest_id, run_id=await channel.connect())

@@ -5,7 +5,7 @@ local TOKEN = 1000000
 local function refilled(tokens_u, refilled_us, per_s, burst, now_us)
   local full = burst * TOKEN
   if not tokens_u or not refilled_us then return full, now_us end
-  if now_us <= refilled_us then return math.min(tokens_u, full), refilled_us end
+  if now_us <= refilled_us then return math.min(tokens_u, full), now_us end
   return math.min(full, tokens_u + per_s * (now_us - refilled_us)), now_us
 end
 
