@@ -207,7 +207,9 @@ async def load_campaign(
                 f"to sell no more of it; nothing was changed"
             )
         case BatchStatus.FENCED:
-            raise FencedError(f"campaign {campaign.id}: closed until recovery is done; load it again then")
+            raise FencedError(
+                f"SKU {sku_name!r}: stock cannot be lowered before recovery has compared Redis with Kafka and MySQL"
+            )
         case _:
             raise BackendError(f"SKU {sku_name!r}: its stock in Redis cannot be read")
 

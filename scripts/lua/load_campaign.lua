@@ -28,7 +28,8 @@ for i = 1, #existing, 2 do
 end
 local run_id = redis.call('HGET', KEYS[1], 'run_id')
 local is_new = not run_id
-if run_id and run_id ~= ARGV[1] then return {FENCED, '', 0} end
+-- While recovery has not compared, what seems unsold may be sold: stock may be raised (it may be short), not lowered.
+local gate_closed = run_id and run_id ~= ARGV[1]
 local loaded = {}
 
 local lines, fields = {}, {}
@@ -41,6 +42,7 @@ for _, sku in ipairs(cmsgpack.unpack(ARGV[4])) do
   local allocated = s.allocated + in_file - tonumber(redis.call('HGET', KEYS[4], id) or 0)
   table.insert(loaded, id)
   table.insert(loaded, in_file)
+  if gate_closed and allocated < s.allocated then return {FENCED, id, sold} end
   if allocated < sold then return {STOCK_BELOW_SOLD, id, sold} end
   if allocated > s.allocated then s.epoch = s.epoch + 1 end
   s.remaining, s.allocated, s.per_user, s.price = allocated - sold, allocated, per_user, price

@@ -142,14 +142,16 @@ async def test_the_same_file_takes_no_top_up_back(server: RedisSettings) -> None
         assert (await sale.line()).allocated == 15
 
 
-async def test_a_closed_gate_refuses_a_load(server: RedisSettings) -> None:
-    """While recovery has not compared, a load is refused and changes nothing."""
+async def test_a_closed_gate_lets_stock_be_raised_only(server: RedisSettings) -> None:
+    """While recovery has not compared, a file that lowers stock is refused and changes nothing; it may raise it."""
     async with script_sale(server, stock=9) as sale:
         await sale.client.hset(keys.campaign(sale.id), "run_id", "the one before")
         before = await sale.dump()
         with pytest.raises(FencedError):
             await load_campaign(sale.channel, sale_file(sale.id, stock=1))
         assert await sale.dump() == before
+        assert await load_campaign(sale.channel, sale_file(sale.id, stock=11)) == "updated"
+        assert await sale.client.hget(keys.campaign(sale.id), "run_id") == b"the one before"
 
 
 async def test_stock_may_be_changed_down_to_what_is_sold(server: RedisSettings) -> None:
