@@ -41,11 +41,20 @@ def read_token(settings: OpsSettings) -> str:
 
 def render_metrics() -> bytes:
     """Return the metrics of all processes that share the folder, or of this process alone."""
-    if os.environ.get(MULTIPROCESS_DIR):
+    folder = os.environ.get(MULTIPROCESS_DIR)
+    if folder:
+        _forget_the_dead(Path(folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
     return generate_latest(REGISTRY)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Take the live gauges of processes that have died out of the sum."""
+    for path in folder.glob("gauge_live*_*.db"):
+        if not Path("/proc", path.stem.rpartition("_")[2]).exists():
+            path.unlink(missing_ok=True)
 
 
 def ops_application(token: str) -> web.Application:
