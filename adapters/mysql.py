@@ -139,6 +139,16 @@ def resolve_dsn(text: str, settings: MysqlSettings, *, name: str) -> Dsn:
     return parse_dsn(text, name=name, password=password)
 
 
+def orders_dsn(settings: MysqlSettings) -> Dsn:
+    """Return where fg_orders is; errors as in `resolve_dsn`."""
+    return resolve_dsn(settings.orders_dsn, settings, name="mysql.orders_dsn")
+
+
+def catalog_dsn(settings: MysqlSettings) -> Dsn:
+    """Return where fg_catalog is; errors as in `resolve_dsn`."""
+    return resolve_dsn(settings.catalog_dsn, settings, name="mysql.catalog_dsn")
+
+
 class Pool:
     """At most `size_max` connections to one database; a caller past that waits for its turn.
 

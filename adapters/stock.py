@@ -118,8 +118,7 @@ async def admit(
             b"".join([order.user_hash for order in orders]),
         ],
     )
-    if reply[0] == BatchStatus.FENCED:
-        raise FencedError(f"campaign {campaign_id}: closed until recovery has compared Redis with Kafka and MySQL")
+    _refuse_fenced(campaign_id, reply[0])
     if reply[0] != BatchStatus.DECIDED:
         raise BackendError(f"campaign {campaign_id}: {BatchStatus(reply[0]).name}")
     flat, sold = reply[4], reply[5]
@@ -146,9 +145,13 @@ async def release(channel: ScriptChannel, campaign_id: str, digest: str, user_id
     return ReleaseOutcome(code)
 
 
-def _refuse_closed(campaign_id: str, code: int) -> None:
+def _refuse_fenced(campaign_id: str, code: int) -> None:
     if code == BatchStatus.FENCED:
         raise FencedError(f"campaign {campaign_id}: closed until recovery has compared Redis with Kafka and MySQL")
+
+
+def _refuse_closed(campaign_id: str, code: int) -> None:
+    _refuse_fenced(campaign_id, code)
     if code == BatchStatus.UNKNOWN_CAMPAIGN:
         raise OperationRefusedError(f"there is no campaign {campaign_id!r}; load its file first")
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import redis.asyncio as redis
 
-from adapters.mysql import Pool, connect_pool, resolve_dsn
+from adapters.mysql import Pool, catalog_dsn, connect_pool, orders_dsn
 from adapters.redis import ScriptChannel, make_client
 from domain.settings import Settings
 
@@ -32,8 +32,8 @@ async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
     clients = Clients(
         ScriptChannel(settings.redis),
         make_client(settings.redis),
-        connect_pool(resolve_dsn(mysql.catalog_dsn, mysql, name="mysql.catalog_dsn"), mysql),
-        connect_pool(resolve_dsn(mysql.orders_dsn, mysql, name="mysql.orders_dsn"), mysql),
+        connect_pool(catalog_dsn(mysql), mysql),
+        connect_pool(orders_dsn(mysql), mysql),
     )
     try:
         yield clients

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from adapters.mysql import resolve_dsn
+from adapters.mysql import catalog_dsn, orders_dsn
 from cli.config import load
 from domain.settings import Dsn, Settings
 
@@ -17,8 +17,8 @@ def dsns(settings: Settings) -> "dict[Schema, Dsn]":
     """Return where each schema lies."""
     mysql = settings.mysql
     return {
-        "orders": resolve_dsn(mysql.orders_dsn, mysql, name="mysql.orders_dsn"),
-        "catalog": resolve_dsn(mysql.catalog_dsn, mysql, name="mysql.catalog_dsn"),
+        "orders": orders_dsn(mysql),
+        "catalog": catalog_dsn(mysql),
     }
 
 

@@ -2,18 +2,14 @@
 
 import asyncio
 import functools
-import logging
-import signal
-import sys
 import time
 from typing import Final
 
-import setproctitle
-import uvloop
 from prometheus_client import REGISTRY
 
 from adapters.kafka import DEAD_RECORD_BYTES_MAX, create_topics, make_consumer, make_producer
-from adapters.mysql import connect_pool, resolve_dsn
+from adapters.mysql import connect_pool, orders_dsn
+from adapters.process import run_process, run_until_told
 from consumers.dead_letters import DeadLetters
 from consumers.metrics import ConsumerMetrics, PrometheusConsumerMetrics
 from consumers.orders import STALL_AFTER_S, OrderWriter
@@ -38,7 +34,7 @@ async def run_orders(
         ConfigError: the settings contradict themselves.
         BackendError: Kafka cannot be reached at the start.
     """
-    dsn = resolve_dsn(settings.mysql.orders_dsn, settings.mysql, name="mysql.orders_dsn")
+    dsn = orders_dsn(settings.mysql)
     await create_topics(settings.kafka, [topic, dead_topic(topic)])
     pool = connect_pool(dsn, settings.mysql)
     writer = OrderWriter(
@@ -60,29 +56,12 @@ async def run_orders(
         metrics=metrics if metrics is not None else PrometheusConsumerMetrics(REGISTRY, ORDERS),
         stall_after_s=stall_after_s,
     )
-    working = asyncio.create_task(writer.run())
-    stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        writer.stop()
-        await working
+        await run_until_told(writer.run(), writer.stop, stop)
     finally:
-        stopping.cancel()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
         await pool.close()
 
 
 def main_orders(settings: Settings, *, topic: str = TOPIC_ORDERS_ACCEPTED) -> None:
     """Run the writer as this process, until SIGTERM or SIGINT."""
-    setproctitle.setproctitle(f"flashgate: consumer {ORDERS}")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    async def work() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        await run_orders(settings, stop=stop, topic=topic)
-
-    uvloop.run(work())
+    run_process(f"consumer {ORDERS}", lambda stop: run_orders(settings, stop=stop, topic=topic))

@@ -9,17 +9,14 @@ beginning, up to `LOOKS_MAX` times, and drift is what every look found: the same
 import asyncio
 import contextlib
 import logging
-import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Final, Protocol
 
-import uvloop
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
-from setproctitle import setproctitle
 
-from adapters.mysql import connect_pool, resolve_dsn
+from adapters.mysql import connect_pool, orders_dsn
+from adapters.process import run_process, run_until_told
 from adapters.redis import make_client
 from consumers.app import ORDERS
 from consumers.reconcile_report import Report, build_report
@@ -190,7 +187,7 @@ async def open_sources(settings: Settings, *, topic: str = TOPIC_ORDERS_ACCEPTED
     Raises:
         ConfigError: the settings contradict themselves.
     """
-    dsn = resolve_dsn(settings.mysql.orders_dsn, settings.mysql, name="mysql.orders_dsn")
+    dsn = orders_dsn(settings.mysql)
     client = make_client(settings.redis, connections_max=2)
     pool = connect_pool(dsn, settings.mysql)
     try:
@@ -224,27 +221,9 @@ async def watch(settings: Settings, campaign_ids: Collection[str] | None, *, sto
             metrics=PrometheusReconcileMetrics(),
             interval_s=settings.reconcile.interval_s,
         )
-        running = asyncio.create_task(reconciler.run())
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
-            reconciler.stop()
-            await running
-        finally:
-            stopping.cancel()
-            running.cancel()
+        await run_until_told(reconciler.run(), reconciler.stop, stop)
 
 
 def main_watch(settings: Settings, campaign_ids: Collection[str] | None = None) -> None:
     """Run the reconciler as this process, until SIGTERM or SIGINT."""
-    setproctitle("flashgate: reconciler")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    async def work() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        await watch(settings, campaign_ids, stop=stop)
-
-    uvloop.run(work())
+    run_process("reconciler", lambda stop: watch(settings, campaign_ids, stop=stop))

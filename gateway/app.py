@@ -3,21 +3,18 @@
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import uvloop
 from aiohttp import web
-from setproctitle import setproctitle
 
 from adapters.kafka import create_topics
 from adapters.kafka_reader import TopicReader
-from adapters.mysql import Pool, connect_pool, query, resolve_dsn
+from adapters.mysql import Pool, connect_pool, orders_dsn, query
+from adapters.process import run_process, run_until_told
 from adapters.redis import ANSWERS_LOST, ScriptChannel, make_client
 from adapters.stock import Attempt, BatchReply, OrderRequest, admit, list_campaigns, read_attempts
 from adapters.tasks import end_tasks
@@ -78,9 +75,7 @@ class GatewayWorker:
         self._client = make_client(settings.redis)
         self._listener = make_client(settings.redis, connections_max=2, block_ms=gateway.snapshot_poll_ms)
         self._channels: dict[str, ScriptChannel] = {}
-        self._orders = connect_pool(
-            resolve_dsn(settings.mysql.orders_dsn, settings.mysql, name="mysql.orders_dsn"), settings.mysql
-        )
+        self._orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
         self._metrics = GatewayMetrics()
         self._watermarks = Watermarks(gateway.answer_timeout_s)
         self.campaigns = Campaigns(
@@ -199,9 +194,7 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
     channel = ScriptChannel(settings.redis)
     client = make_client(settings.redis)
     blocking = make_client(settings.redis, connections_max=2, block_ms=settings.relay.block_ms)
-    orders = connect_pool(
-        resolve_dsn(settings.mysql.orders_dsn, settings.mysql, name="mysql.orders_dsn"), settings.mysql
-    )
+    orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
     recovery = Recovery(
         channel,
         client,
@@ -262,21 +255,6 @@ async def _mysql_since(orders: Pool, campaign_id: str, since_ms: int) -> AsyncIt
 RELAY_TOPICS: Final = (TOPIC_ORDERS_ACCEPTED, dead_topic(TOPIC_ORDERS_ACCEPTED))
 
 
-def run_process(title: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run a process's main coroutine under uvloop until SIGTERM or SIGINT sets its event."""
-    setproctitle(f"flashgate: {title}")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    async def run() -> None:
-        stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        await main(stopping)
-
-    uvloop.run(run())
-
-
 def run_gateway(
     settings: Settings,
     *,
@@ -331,13 +309,8 @@ def run_relay(settings: Settings) -> None:
                 log.warning("relay: %s", error)
                 await asyncio.sleep(settings.relay.retry_initial_s)
         relay, close = make_relay(settings)
-        running = asyncio.create_task(relay.run())
-        told = asyncio.create_task(stopping.wait())
-        await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
-        told.cancel()
-        relay.stop()
         try:
-            await running
+            await run_until_told(relay.run(), relay.stop, stopping)
         finally:
             await close()
 

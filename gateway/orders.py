@@ -93,7 +93,7 @@ class OrderDesk:
             if refusal is not None:
                 self._metrics.decided(refusal.name, "memory")
                 decision = Decision(PROBLEM_OF_OUTCOME[refusal], wait_ms=GUARD_WAIT_MS, policy="campaign")
-                return of_decision(decision, whole_id, self._limits(wanted.campaign_id))
+                return self._answer(decision, whole_id, wanted.campaign_id)
         if self.waiting >= self._settings.inflight_max:
             self._metrics.decided(outcomes.BUSY.code, "memory")
             return problem(outcomes.BUSY, headers=(("Retry-After", "1"),))
@@ -105,7 +105,11 @@ class OrderDesk:
 
     def answer(self, pending: PendingOrder, decision: Decision) -> Answer:
         """Return the answer to an order that Redis has decided."""
-        return of_decision(decision, pending.order_id, self._limits(pending.campaign_id))
+        return self._answer(decision, pending.order_id, pending.campaign_id)
+
+    def _answer(self, decision: Decision, whole_id: str, campaign_id: str) -> Answer:
+        limits = self._limits(campaign_id) if decision.problem is outcomes.RATE_LIMITED else None
+        return of_decision(decision, whole_id, limits)
 
     def _limits(self, campaign_id: str) -> dict[str, tuple[int, int]]:
         view = self._campaigns.views.get(campaign_id)
