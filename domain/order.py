@@ -16,12 +16,11 @@ _ORDER_ID: Final = re.compile(r"([a-z0-9-]{1,40})~([0-9a-f]{32})")
 
 def _digest(size: int, *parts: str) -> str:
     """Hex hash over length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ."""
-    state = hashlib.blake2b(digest_size=size)
+    pieces: list[bytes] = []
     for part in parts:
         raw = part.encode()
-        state.update(len(raw).to_bytes(4, "big"))
-        state.update(raw)
-    return state.hexdigest()
+        pieces += (len(raw).to_bytes(4, "big"), raw)
+    return hashlib.blake2b(b"".join(pieces), digest_size=size).hexdigest()
 
 
 def order_id(campaign_id: str, user_id: str, idempotency_key: str) -> str:

@@ -70,7 +70,7 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     """HS256: the shared secret, at least 32 bytes. RS256 and ES256: the public key, PEM."""
     audience: str = "flashgate"
     leeway_s: Annotated[int, msgspec.Meta(ge=0, le=300)] = 0
-    cache_max: Positive = 100_000
+    cache_max: Positive = 50_000
     """Verified tokens remembered by a worker."""
 
 
@@ -92,10 +92,29 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts remembered per buyer and campaign; one that holds stock is never forgotten."""
     outbox_entries_max: Positive = 100_000
     """Batches that may wait for the relay; past it 503 BUSY."""
+    lane: Literal["fast", "aiohttp"] = "fast"
+    """Who answers the hot calls; `aiohttp` lends it every request: slower, for comparison and for emergencies."""
+    connections_max: Positive = 10_000
+    """Open connections of a worker; past it 503 BUSY and the connection is closed."""
+    pipeline_max: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = 16
+    """Requests of one connection that wait for their answers; past it no more are read."""
+    line_bytes_max: Positive = 4_096
+    """Target of a request; past it 414."""
+    head_bytes_max: Positive = 16_384
+    """Request line and headers together; past it 431."""
     body_bytes_max: Positive = 16_384
-    header_bytes_max: Positive = 8_190
+    """Past it 413."""
+    header_timeout_s: Seconds = 10.0
+    """How long the head of a request may take to arrive; past it 400, and the connection is closed."""
     body_timeout_s: Seconds = 5.0
+    """How long a body may take to arrive; past it 400, and the connection is closed."""
+    send_timeout_s: Seconds = 20.0
+    """How long a buyer may leave his answers unread; past it the connection is cut."""
     keepalive_timeout_s: Seconds = 75.0
+    """How long a connection may be idle."""
+    linger_s: Seconds = 0.5
+    """How long a connection that is being closed is kept: to throw away what is still being sent, or, when the worker
+    stops, for a request that may be on its way."""
     backlog: Positive = 4_096
     drain_timeout_s: Seconds = 10.0
     """How long a worker told to stop may take to answer what it has taken in."""

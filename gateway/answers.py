@@ -1,8 +1,10 @@
 """Answers as plain values, made the same way for every way in. Problems follow RFC 9457."""
 
 import math
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
+import msgspec
 import orjson
 
 from domain import outcomes
@@ -12,14 +14,32 @@ JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 PROBLEM_TYPE: Final = "https://flashgate.invalid/problems/"
 
+Headers = tuple[tuple[str, str], ...]
 
-class Answer(NamedTuple):
-    """Status, body, content type and further headers."""
+
+class Answer(msgspec.Struct):
+    """Status, body, content type and further headers of one response."""
 
     status: int
     body: bytes
     content_type: str = JSON
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
+    closes: bool = False
+    """The connection cannot be used any more: what follows on it is not known to be a request."""
+    _head: bytes = b""
+
+    def head(self) -> bytes:
+        """Return status line and headers (RFC 9112), without Date and the empty line; made once an answer."""
+        if not self._head:
+            lines = [
+                f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
+                f"Content-Type: {self.content_type}",
+                f"Content-Length: {len(self.body)}",
+                *[f"{name}: {value}" for name, value in self.headers],
+                "",
+            ]
+            self._head = "\r\n".join(lines).encode()
+        return self._head
 
 
 class Decision(NamedTuple):
@@ -32,8 +52,8 @@ class Decision(NamedTuple):
     """RateLimit policy of a 429: `campaign` or `user`."""
 
 
-def problem(what: Problem, detail: str = "", headers: tuple[tuple[str, str], ...] = ()) -> Answer:
-    """Return a problem document."""
+def problem(what: Problem, detail: str = "", headers: Headers = (), *, closes: bool = False) -> Answer:
+    """Return a problem document; `closes` if the connection must end with it."""
     document: dict[str, str | int] = {
         "type": PROBLEM_TYPE + what.code.lower().replace("_", "-"),
         "title": what.title,
@@ -42,15 +62,32 @@ def problem(what: Problem, detail: str = "", headers: tuple[tuple[str, str], ...
     }
     if detail:
         document["detail"] = detail
-    return Answer(what.status, orjson.dumps(document), PROBLEM_JSON, headers)
+    return Answer(what.status, orjson.dumps(document), PROBLEM_JSON, headers, closes)
+
+
+BODY_LATE: Final = problem(outcomes.INVALID, "the body did not arrive in time", closes=True)
+
+
+def body_too_large(bytes_max: int) -> Answer:
+    """Return 413."""
+    return problem(outcomes.TOO_LARGE, f"the body may have at most {bytes_max} bytes", closes=True)
+
+
+_ACCEPTED_HEAD: Final = (
+    b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: %d\r\nLocation: /v1/orders/%b\r\n%b"
+)
+_REPLAYED: Final = ("Idempotent-Replayed", "true")
 
 
 def accepted(order_id: str, *, replayed: bool) -> Answer:
     """Return 202: the order is durable."""
-    headers: tuple[tuple[str, str], ...] = (("Location", f"/v1/orders/{order_id}"),)
+    location = ("Location", f"/v1/orders/{order_id}")
+    raw = order_id.encode()
+    body = b'{"order_id":"%b","status":"accepted"}' % raw
     if replayed:
-        headers = (*headers, ("Idempotent-Replayed", "true"))
-    return Answer(202, b'{"order_id":"%b","status":"accepted"}' % order_id.encode(), JSON, headers)
+        head = _ACCEPTED_HEAD % (len(body), raw, b"Idempotent-Replayed: true\r\n")
+        return Answer(202, body, JSON, (location, _REPLAYED), False, head)
+    return Answer(202, body, JSON, (location,), False, _ACCEPTED_HEAD % (len(body), raw, b""))
 
 
 _REFUSALS: Final[dict[str, Answer]] = {
@@ -97,7 +134,7 @@ def retry_after_s(wait_ms: int) -> str:
 def rate_limited(decision: Decision, limit: tuple[int, int] | None) -> Answer:
     """Return 429 with Retry-After and the RateLimit headers (draft-ietf-httpapi-ratelimit-headers)."""
     wait = retry_after_s(decision.wait_ms)
-    headers: tuple[tuple[str, str], ...] = (("Retry-After", wait),)
+    headers: Headers = (("Retry-After", wait),)
     if limit:
         burst, per_s = limit
         window_s = max(1, math.ceil(burst / per_s))

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +22,14 @@ from domain import keys
 from domain.errors import BackendError, ConfigError, PoisonRecordError
 from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, decode_order_accepted
 from domain.settings import Settings
+from gateway.calls import BuyerCalls
 from gateway.campaigns import Campaigns
+from gateway.door import Door
 from gateway.http import BuyerPlane
 from gateway.identity import Verifier
 from gateway.metrics import GatewayMetrics, RelayMetrics
 from gateway.ops import serve_ops
-from gateway.order_status import OrderRow
+from gateway.order_status import OrderRow, StatusDesk
 from gateway.orders import OrderDesk
 from gateway.outbox_source import OutboxSource
 from gateway.publisher import KafkaPublisher
@@ -38,6 +40,8 @@ from gateway.watermarks import Watermarks
 log = logging.getLogger(__name__)
 
 METRICS_EVERY_S: Final = 0.5
+SHUTDOWN_S: Final = 1.0
+"""For aiohttp's own handlers, once all connections have ended."""
 
 
 def listening_socket(host: str, port: int, backlog: int) -> socket.socket:
@@ -89,39 +93,31 @@ class GatewayWorker:
             self._admit,
             self._metrics,
         )
-        self._runner: web.AppRunner | None = None
+        status = StatusDesk(
+            self._find_rows,
+            self._find_attempts,
+            batch_max=gateway.batch_max,
+            inflight_max=gateway.inflight_max,
+            answer_timeout_s=gateway.answer_timeout_s,
+        )
+        calls = BuyerCalls(self.desk, self.campaigns, status)
+        plane = BuyerPlane(gateway, calls, missing=self._missing)
+        self._aiohttp = web.AppRunner(plane.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        self.door = Door(gateway, calls, self._aiohttp)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to serve. Redis need not be there yet; `/readyz` tells."""
-        plane = BuyerPlane(
-            self.settings.gateway,
-            self.desk,
-            self.campaigns,
-            find_row=self._find_row,
-            find_attempts=self._find_attempts,
-            missing=self._missing,
-        )
         with contextlib.suppress(BackendError, PoisonRecordError):
             await self.campaigns.refresh_all()
-        gateway = self.settings.gateway
         self._tasks = [
             asyncio.create_task(self.campaigns.run_polling()),
             asyncio.create_task(self.campaigns.run_listening()),
             asyncio.create_task(self.campaigns.run_following()),
             asyncio.create_task(self._tell_metrics()),
         ]
-        self._runner = web.AppRunner(
-            plane.application(),
-            access_log=None,
-            keepalive_timeout=gateway.keepalive_timeout_s,
-            max_line_size=gateway.header_bytes_max,
-            max_field_size=gateway.header_bytes_max,
-            auto_decompress=False,
-            shutdown_timeout=gateway.drain_timeout_s,
-        )
-        await self._runner.setup()
-        await web.SockSite(self._runner, listener, backlog=gateway.backlog).start()
+        await self._aiohttp.setup()
+        await self.door.open(listener)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until told to stop.
@@ -137,8 +133,8 @@ class GatewayWorker:
 
     async def stop(self) -> None:
         """Take nothing new in, answer what was taken in, close everything."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self.door.close()
+        await self._aiohttp.cleanup()
         await end_tasks(self._tasks)
         for channel in self._channels.values():
             await channel.close()
@@ -158,21 +154,23 @@ class GatewayWorker:
             outbox_max=self.settings.gateway.outbox_entries_max,
         )
 
-    async def _find_row(self, order_id: str, user_id: str) -> OrderRow | None:
+    async def _find_rows(self, order_ids: Sequence[str]) -> dict[str, OrderRow]:
+        places = ", ".join(["%s"] * len(order_ids))
         rows = await query(
             self._orders,
-            "SELECT sku_id, quantity, status, version FROM orders WHERE order_id = %s AND user_id = %s",
-            (order_id, user_id),
+            "SELECT order_id, user_id, sku_id, quantity, status, version "  # noqa: S608 -- placeholders alone
+            f"FROM orders WHERE order_id IN ({places})",
+            tuple(order_ids),
             timeout_s=self.settings.gateway.answer_timeout_s,
         )
-        return OrderRow(*rows[0]) if rows else None
+        return {order_id: OrderRow(*row) for order_id, *row in rows}
 
-    async def _find_attempts(self, campaign_id: str, user_id: str) -> list[Attempt]:
+    async def _find_attempts(self, buyers: Sequence[tuple[str, str]]) -> list[list[Attempt] | PoisonRecordError]:
         try:
-            packed: Any = await self._client.get(keys.buyer(campaign_id, user_id))
-            return read_attempts(packed)
+            packed: list[Any] = await self._client.mget([keys.buyer(*buyer) for buyer in buyers])
         except ANSWERS_LOST as error:
             raise BackendError(f"Redis: {error}") from error
+        return [_attempts_or_error(one) for one in packed]
 
     async def _missing(self) -> dict[str, str]:
         """Return what an order needs and is not there."""
@@ -187,6 +185,13 @@ class GatewayWorker:
         while True:
             self._metrics.waiting(self.desk.waiting)
             await asyncio.sleep(METRICS_EVERY_S)
+
+
+def _attempts_or_error(packed: bytes | None) -> list[Attempt] | PoisonRecordError:
+    try:
+        return read_attempts(packed)
+    except PoisonRecordError as error:
+        return error
 
 
 def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]]:

@@ -9,17 +9,19 @@ from typing import Final
 import redis.asyncio as redis
 
 from adapters.redis import ANSWERS_LOST
-from adapters.stock import list_campaigns, read_snapshot
+from adapters.stock import Snapshot, list_campaigns, read_snapshot
 from domain import keys
 from domain.errors import BackendError, PoisonRecordError
-from domain.outcomes import Outcome
 from gateway.holders import HASH_BYTES, HolderFilter
-from gateway.view import VIEW_AGE_MAX_S, CampaignView, LooseGuard, make_view, refuse_from_memory
+from gateway.view import VIEW_AGE_MAX_S, CampaignView, LooseGuard, make_view
 
 log = logging.getLogger(__name__)
 
 HASHES_AT_ONCE: Final = 10_000
 """A long log of holders is read in pieces, so that the worker goes on answering meanwhile."""
+
+HOLDERS_AT_FIRST: Final = 65_536
+"""A filter begins with room for so many at most, and is built anew, twice as large, when it is full."""
 
 LISTEN_PAUSE_S: Final = 0.2
 
@@ -68,20 +70,22 @@ class Campaigns:
         holders = self.holders.get(campaign_id)
         return holders is None or user_hash in holders
 
-    def refuse(self, view: CampaignView, sku_id: str, now_s: float) -> Outcome | None:
-        """Return what may be refused from memory to a buyer who holds nothing, or None: ask Redis."""
-        refusal = refuse_from_memory(view, sku_id, now_s)
-        if refusal is None and not self.guards[view.id].admits(now_s):
-            self._guarded.add(view.id)
-            self._guard_refused.set()
-            return Outcome.RATE_LIMITED
-        return refusal
+    def guard_refused(self, campaign_id: str) -> None:
+        """Have the log of holders followed closely for a moment, for buyers are being refused by rate."""
+        self._guarded.add(campaign_id)
+        self._guard_refused.set()
+
+    def give_back_token(self, campaign_id: str) -> None:
+        """Give a replay's token back to the loose guard: the exact bucket took none for it either."""
+        guard = self.guards.get(campaign_id)
+        if guard is not None:
+            guard.give_back()
 
     def note_holder(self, campaign_id: str, user_hash: bytes) -> None:
         """Remember a buyer whom this worker has just seen accepted; the log tells of those at other workers."""
         holders = self.holders.get(campaign_id)
         if holders is not None:
-            holders.add(user_hash)
+            holders.note(user_hash)
 
     def is_unknown(self, campaign_id: str, now_s: float) -> bool:
         """Tell whether there is certainly no such campaign: not while the list is old, or the campaign unreadable."""
@@ -95,29 +99,30 @@ class Campaigns:
             BackendError: Redis is not there.
             PoisonRecordError: a stock line cannot be read.
         """
-        before = self.views.get(campaign_id)
-        start = self._read_to.get(campaign_id, 0)
         # The time before the question: Redis's clock is then thought ahead rather than behind.
         now_s = time.monotonic()
+        before, known = self.views.get(campaign_id), self.holders.get(campaign_id)
+        if known is not None:
+            known.log_read_begins()
+        start = self._read_to.get(campaign_id, 0)
         snapshot = await read_snapshot(self._client, campaign_id, start)
+        if snapshot is not None and start and _must_start_again(before, known, snapshot):
+            known, start, now_s = None, 0, time.monotonic()
+            snapshot = await read_snapshot(self._client, campaign_id)
         if snapshot is None:
             self._forget(campaign_id)
-            self.views.pop(campaign_id, None)
             return
-        view = make_view(campaign_id, snapshot, now_s)
-        holders = self.holders.get(campaign_id)
-        appended = len(snapshot.holders) // HASH_BYTES
-        if start and (before is None or holders is None or before.run_id != view.run_id or holders.is_full(appended)):
-            # Another Redis, whose log is another one, or a filter that has become too small: read it all again.
-            self._forget(campaign_id)
-            await self.refresh(campaign_id)
-            return
-        if holders is None:
-            holders = HolderFilter(max(2 * appended, sum(line.allocated for line in snapshot.stock.values())))
+        holders = known or _new_filter(snapshot)
         step = HASHES_AT_ONCE * HASH_BYTES
         for piece in range(0, len(snapshot.holders), step):
             holders.add_log(snapshot.holders[piece : piece + step])
             await asyncio.sleep(0)
+        if known is not None:
+            holders.log_read_ended()
+        elif campaign_id in self.holders:
+            for user_hash in self.holders[campaign_id].noted:
+                holders.note(user_hash)
+        view = make_view(campaign_id, snapshot, now_s)
         if before is None or (before.admit_per_s, before.admit_burst) != (view.admit_per_s, view.admit_burst):
             self.guards[campaign_id] = LooseGuard(view.admit_per_s, view.admit_burst, now_s)
         self._read_to[campaign_id] = start + len(snapshot.holders)
@@ -126,8 +131,8 @@ class Campaigns:
         self._on_watermark(campaign_id, snapshot.checkpoint)
 
     def _forget(self, campaign_id: str) -> None:
-        self._read_to.pop(campaign_id, None)
-        self.holders.pop(campaign_id, None)
+        for memory in (self.views, self.holders, self.guards, self._read_to):
+            memory.pop(campaign_id, None)
 
     async def refresh_all(self) -> None:
         """Re-read the list of campaigns and each of them.
@@ -209,3 +214,14 @@ class Campaigns:
         else:
             self._stale.add(data)
             self._wake.set()
+
+
+def _must_start_again(before: CampaignView | None, known: HolderFilter | None, snapshot: Snapshot) -> bool:
+    """Tell whether the log must be read from its start: it is another Redis's, or the filter has become too small."""
+    appended = len(snapshot.holders) // HASH_BYTES
+    return before is None or known is None or before.run_id != snapshot.fields["run_id"] or known.is_full(appended)
+
+
+def _new_filter(snapshot: Snapshot) -> HolderFilter:
+    allocated = sum(line.allocated for line in snapshot.stock.values())
+    return HolderFilter(max(2 * len(snapshot.holders) // HASH_BYTES, min(allocated, HOLDERS_AT_FIRST)))

@@ -1,10 +1,8 @@
-"""The buyer plane over aiohttp: routes, and the edge between requests and the functions that answer them."""
+"""The buyer plane as an aiohttp application: every route, the hot ones by the same functions as in the fast lane."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Final
 
 import orjson
@@ -12,12 +10,10 @@ from aiohttp import web
 
 from domain import outcomes
 from domain.settings import GatewaySettings
-from gateway.answers import JSON, Answer, problem
-from gateway.campaigns import Campaigns
+from gateway.answers import BODY_LATE, Answer, body_too_large, problem
+from gateway.calls import BuyerCalls
 from gateway.openapi import docs_html, document_json
-from gateway.order_status import FindAttempts, FindRow, order_status
-from gateway.orders import OrderDesk, no_campaign
-from gateway.view import CampaignView, sku_state
+from gateway.orders import Then
 
 log = logging.getLogger(__name__)
 
@@ -30,21 +26,9 @@ HTML: Final = "text/html"
 class BuyerPlane:
     """The handlers of one worker."""
 
-    def __init__(
-        self,
-        settings: GatewaySettings,
-        desk: OrderDesk,
-        campaigns: Campaigns,
-        *,
-        find_row: FindRow,
-        find_attempts: FindAttempts,
-        missing: Ready,
-    ) -> None:
+    def __init__(self, settings: GatewaySettings, calls: BuyerCalls, *, missing: Ready) -> None:
         self._settings = settings
-        self._desk = desk
-        self._campaigns = campaigns
-        self._find_row = find_row
-        self._find_attempts = find_attempts
+        self._calls = calls
         self._missing = missing
 
     def application(self) -> web.Application:
@@ -61,6 +45,7 @@ class BuyerPlane:
                 web.get("/docs", self.docs),
             ]
         )
+        app.on_response_prepare.append(_say_nothing_of_the_server)
         return app
 
     async def place_order(self, request: web.Request) -> web.Response:
@@ -68,28 +53,17 @@ class BuyerPlane:
         body = await self._body(request)
         if isinstance(body, Answer):
             return _response(body)
-        pending = self._desk.place(request.headers.get("Authorization"), request.headers.get("Idempotency-Key"), body)
-        if isinstance(pending, Answer):
-            return _response(pending)
-        return _response(self._desk.answer(pending, await pending.decision))
+        authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
+        return await _answered(lambda then: self._calls.place_order(authorization, key, body, then))
 
     async def get_order(self, request: web.Request) -> web.Response:
         """`GET /v1/orders/{id}`."""
-        buyer = self._desk.identify(request.headers.get("Authorization"))
-        if isinstance(buyer, Answer):
-            return _response(buyer)
-        order_id = request.match_info["id"]
-        return _response(await order_status(order_id, buyer.user_id, self._find_row, self._find_attempts))
+        authorization, order_id = _header(request, "Authorization"), request.match_info["id"]
+        return await _answered(lambda then: self._calls.get_order(authorization, order_id, then))
 
     async def get_campaign(self, request: web.Request) -> web.Response:
         """`GET /v1/campaigns/{id}`."""
-        view = self._campaigns.views.get(request.match_info["id"])
-        now_s = time.monotonic()
-        if view is None:
-            return _response(no_campaign(self._campaigns, request.match_info["id"], now_s))
-        if not view.is_fresh(now_s):
-            return _response(problem(outcomes.BUSY, headers=(("Retry-After", "1"),)))
-        return _response(campaign_answer(view, now_s))
+        return _response(self._calls.get_campaign(request.match_info["id"]))
 
     async def livez(self, _request: web.Request) -> web.Response:
         """`GET /livez`: the process answers."""
@@ -111,61 +85,53 @@ class BuyerPlane:
         return _response(Answer(200, docs_html(), HTML))
 
     async def _body(self, request: web.Request) -> bytes | Answer:
-        """Read a body within its bounds of size and time."""
-        if request.headers.get("Content-Encoding", "identity") != "identity":
-            return problem(outcomes.INVALID, "send the body uncompressed")
-        if (request.content_length or 0) > self._settings.body_bytes_max:
-            return self._too_large()
+        """Read a body; one of announced length is here already, a chunked one has its bounds of size and time."""
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
-            return self._too_large()
+            return body_too_large(self._settings.body_bytes_max)
         except TimeoutError:
-            return problem(outcomes.INVALID, "the body did not arrive in time", (("Connection", "close"),))
-
-    def _too_large(self) -> Answer:
-        detail = f"the body may have at most {self._settings.body_bytes_max} bytes"
-        return problem(outcomes.TOO_LARGE, detail, (("Connection", "close"),))
+            return BODY_LATE
 
 
-def campaign_answer(view: CampaignView, now_s: float) -> Answer:
-    """Return the answer to `GET /v1/campaigns/{id}`."""
-    body = {
-        "campaign_id": view.id,
-        "kind": view.kind,
-        "state": view.state,
-        "opens_at": _iso(view.opens_ms),
-        "closes_at": _iso(view.closes_ms),
-        "server_time": _iso(view.redis_ms(now_s)),
-        "skus": [
-            {
-                "sku_id": sku,
-                "state": sku_state(view, sku, now_s),
-                "price_cents": line.price_cents,
-                "per_user": line.per_user,
-            }
-            for sku, line in view.stock.items()
-        ],
-    }
-    return Answer(200, orjson.dumps(body), JSON, (("Cache-Control", "no-store"),))
+def _header(request: web.Request, name: str) -> bytes | None:
+    """Return a header's value as it came."""
+    value = request.headers.get(name)
+    return None if value is None else value.encode("utf-8", "surrogateescape")
 
 
-def _iso(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+async def _answered(call: Callable[[Then], Answer | None]) -> web.Response:
+    """Make one of the hot calls and wait for its answer."""
+    told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def then(answer: Answer) -> None:
+        if not told.done():  # a buyer who has gone away is no error
+            told.set_result(answer)
+
+    answer = call(then)
+    return _response(answer if answer is not None else await told)
 
 
 def _response(answer: Answer) -> web.Response:
-    return web.Response(
+    response = web.Response(
         status=answer.status,
         body=answer.body,
         headers={"Content-Type": answer.content_type, **dict(answer.headers)},
     )
+    if answer.closes:
+        response.force_close()
+    return response
+
+
+async def _say_nothing_of_the_server(_request: web.Request, response: web.StreamResponse) -> None:
+    """Leave out which versions run here; the fast lane does not tell either."""
+    response.headers.popall("Server", None)
 
 
 _HTTP_PROBLEMS: Final = {
     404: problem(outcomes.NOT_FOUND),
-    413: problem(outcomes.TOO_LARGE),
+    413: problem(outcomes.TOO_LARGE, closes=True),
 }
 
 

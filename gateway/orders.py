@@ -1,41 +1,63 @@
-"""Admission: the decisions on one request that need no I/O, in their order, in front of the batcher."""
+"""Taking orders: every decision on one request in its order, up to the script call that decides the rest."""
 
 import time
-from asyncio import Future
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from adapters.stock import BatchReply, OrderRequest
 from domain import outcomes
-from domain.order import fingerprint, order_id, user_hash
-from domain.outcomes import PROBLEM_OF_OUTCOME, UNKNOWN, Outcome
+from domain.errors import BackendError, FencedError, OutcomeUnknownError
+from domain.order import order_id
+from domain.outcomes import BUSY, PROBLEM_OF_OUTCOME, UNKNOWN, Outcome, Problem
 from domain.settings import GatewaySettings
+from gateway.admission import inflight_limit, refusal
 from gateway.answers import Answer, Decision, of_decision, problem
-from gateway.batcher import Batcher, Waiting, decision_of
 from gateway.campaigns import Campaigns
+from gateway.group_commit import GroupCommit
 from gateway.identity import Identity, TokenRefusedError, Verifier
 from gateway.metrics import GatewayMetrics
-from gateway.requests import InvalidRequestError, check_idempotency_key, decode_place_order
+from gateway.requests import InvalidRequestError, OrderBodies, read_idempotency_key
 from gateway.watermarks import Watermarks
 
 Admit = Callable[[str, list[OrderRequest]], Awaitable[BatchReply]]
+Then = Callable[[Answer], None]
+"""What is called with the answer once there is one; called once, never from within the call that took it."""
 
 GUARD_WAIT_MS: Final = 1_000
+RETRY_WAIT_MS: Final = 1_000
+
+_ACCEPTED: Final = Decision()
+_REPLAYED: Final = Decision(replayed=True)
+_BUSY: Final = problem(BUSY, headers=(("Retry-After", "1"),))
+_KEY_MISSING: Final = problem(outcomes.KEY_MISSING, "send an Idempotency-Key: any string that is new for each purchase")
+_NO_CAMPAIGN: Final = problem(outcomes.NOT_FOUND, "there is no such campaign")
+_CAMPAIGN_UNKNOWN: Final = problem(UNKNOWN, headers=(("Retry-After", "1"),))
 
 
 def no_campaign(campaigns: Campaigns, campaign_id: str, now_s: float) -> Answer:
     """Return the answer about a campaign that this worker has no view of: 404 only if there certainly is none."""
-    if campaigns.is_unknown(campaign_id, now_s):
-        return problem(outcomes.NOT_FOUND, "there is no such campaign")
-    return problem(outcomes.UNKNOWN, headers=(("Retry-After", "1"),))
+    return _NO_CAMPAIGN if campaigns.is_unknown(campaign_id, now_s) else _CAMPAIGN_UNKNOWN
 
 
-class PendingOrder(NamedTuple):
-    """An order on its way to Redis: await the decision, then ask `OrderDesk.answer`."""
+def decision_of(outcome: Outcome, detail: int) -> Decision:
+    """Translate one outcome of the script."""
+    if outcome is Outcome.ACCEPTED:
+        return _ACCEPTED
+    if outcome is Outcome.REPLAYED:
+        return _REPLAYED
+    policy = "user" if outcome is Outcome.USER_RATE_LIMITED else "campaign"
+    return Decision(PROBLEM_OF_OUTCOME[outcome], wait_ms=detail, policy=policy)
 
-    order_id: str
-    campaign_id: str
-    decision: "Future[Decision]"
+
+class Waiting:
+    """An order that waits for its decision."""
+
+    __slots__ = ("order", "order_id", "then")
+
+    def __init__(self, order: OrderRequest, whole_id: str, then: Then) -> None:
+        self.order = order
+        self.order_id = whole_id
+        self.then = then
 
 
 class OrderDesk:
@@ -56,56 +78,60 @@ class OrderDesk:
         self._watermarks = watermarks
         self._admit = admit
         self._metrics = metrics
-        self._batchers: dict[str, Batcher] = {}
-
-    @property
-    def waiting(self) -> int:
+        self._bodies = OrderBodies()
+        self._queues: dict[str, GroupCommit[Waiting]] = {}
+        self.waiting = 0
         """Orders taken in and not decided yet."""
-        return sum(batcher.waiting for batcher in self._batchers.values())
 
-    def identify(self, authorization: str | None) -> Identity | Answer:
+    def identify(self, authorization: bytes | None) -> Identity | Answer:
         """Return who asks, or the answer 401."""
         try:
             return self._verifier.identify(authorization, time.time())
         except TokenRefusedError as error:
             return problem(outcomes.UNAUTHENTICATED, str(error), (("WWW-Authenticate", "Bearer"),))
 
-    def place(self, authorization: str | None, key: str | None, body: bytes) -> Answer | PendingOrder:
-        """Take one `POST /v1/orders` in: answer it at once, or pass it on to Redis."""
+    def place(self, authorization: bytes | None, key: bytes | None, body: bytes, then: Then) -> Answer | None:
+        """Take one `POST /v1/orders` in: answer it at once, or pass it on to Redis and call `then` later."""
         buyer = self.identify(authorization)
         if isinstance(buyer, Answer):
             return buyer
         if not key:
-            return problem(outcomes.KEY_MISSING, "send an Idempotency-Key: any string that is new for each purchase")
+            return _KEY_MISSING
         try:
-            check_idempotency_key(key)
-            wanted = decode_place_order(body)
+            key_text = read_idempotency_key(key)
+            wanted, print_ = self._bodies.decode(body)
         except InvalidRequestError as error:
             return problem(outcomes.INVALID, str(error))
-        view = self._campaigns.views.get(wanted.campaign_id)
+        campaign_id, campaigns = wanted.campaign_id, self._campaigns
+        view = campaigns.views.get(campaign_id)
         now_s = time.monotonic()
         if view is None:
-            return no_campaign(self._campaigns, wanted.campaign_id, now_s)
-        hashed = user_hash(buyer.user_id)
-        whole_id = order_id(wanted.campaign_id, buyer.user_id, key)
-        if not self._campaigns.may_hold(wanted.campaign_id, hashed):
-            refusal = self._campaigns.refuse(view, wanted.sku_id, now_s)
-            if refusal is not None:
-                self._metrics.decided(refusal.name, "memory")
-                decision = Decision(PROBLEM_OF_OUTCOME[refusal], wait_ms=GUARD_WAIT_MS, policy="campaign")
-                return self._answer(decision, whole_id, wanted.campaign_id)
-        if self.waiting >= self._settings.inflight_max:
-            self._metrics.decided(outcomes.BUSY.code, "memory")
-            return problem(outcomes.BUSY, headers=(("Retry-After", "1"),))
-        digest = whole_id[-32:]
-        order = OrderRequest(
-            digest, fingerprint(wanted.sku_id, wanted.quantity), wanted.sku_id, wanted.quantity, buyer.user_id, hashed
+            return no_campaign(campaigns, campaign_id, now_s)
+        refused = refusal(
+            view,
+            campaigns.guards[campaign_id],
+            wanted.sku_id,
+            now_s,
+            lambda: campaigns.may_hold(campaign_id, buyer.user_hash),
         )
-        return PendingOrder(whole_id, wanted.campaign_id, self._batcher(wanted.campaign_id).submit(order))
+        if refused is not None:
+            return self._refuse(campaign_id, refused)
+        if self.waiting >= inflight_limit(buyer.tier, self._settings.inflight_max):
+            self._metrics.decided(BUSY.code, "memory")
+            return _BUSY
+        whole_id = order_id(campaign_id, buyer.user_id, key_text)
+        order = OrderRequest(whole_id[-32:], print_, wanted.sku_id, wanted.quantity, buyer.user_id, buyer.user_hash)
+        self.waiting += 1
+        queue = self._queues.get(campaign_id) or self._open_queue(campaign_id)
+        queue.submit(Waiting(order, whole_id, then))
+        return None
 
-    def answer(self, pending: PendingOrder, decision: Decision) -> Answer:
-        """Return the answer to an order that Redis has decided."""
-        return self._answer(decision, pending.order_id, pending.campaign_id)
+    def _refuse(self, campaign_id: str, refused: Outcome) -> Answer:
+        self._metrics.decided(refused.name, "memory")
+        if refused is Outcome.RATE_LIMITED:
+            self._campaigns.guard_refused(campaign_id)
+            return self._answer(Decision(outcomes.RATE_LIMITED, False, GUARD_WAIT_MS, "campaign"), "", campaign_id)
+        return of_decision(Decision(PROBLEM_OF_OUTCOME[refused]), "")
 
     def _answer(self, decision: Decision, whole_id: str, campaign_id: str) -> Answer:
         limits = self._limits(campaign_id) if decision.problem is outcomes.RATE_LIMITED else None
@@ -117,21 +143,38 @@ class OrderDesk:
             return {}
         return {"campaign": (view.admit_burst, view.admit_per_s), "user": (view.user_burst, view.user_per_s)}
 
-    def _batcher(self, campaign_id: str) -> Batcher:
-        batcher = self._batchers.get(campaign_id)
-        if batcher is None:
-            batcher = self._batchers[campaign_id] = Batcher(
-                lambda orders: self._admit(campaign_id, orders),
-                lambda batch, reply: self._decided(campaign_id, batch, reply),
-                self._metrics,
-                batch_max=self._settings.batch_max,
-                answer_timeout_s=self._settings.answer_timeout_s,
-            )
-        return batcher
+    # -- the batches of one campaign -------------------------------------------------------------------------------
+
+    def _open_queue(self, campaign_id: str) -> GroupCommit[Waiting]:
+        queue = self._queues[campaign_id] = GroupCommit(
+            lambda batch: self._send(campaign_id, batch),
+            lambda batch: self._settle_all(batch, BUSY),
+            batch_max=self._settings.batch_max,
+            wait_max_s=self._settings.answer_timeout_s,
+        )
+        return queue
+
+    async def _send(self, campaign_id: str, batch: list[Waiting]) -> None:
+        """Have a batch decided by one script call; each of its orders gets a decision, whatever happens."""
+        began_s = time.monotonic()
+        try:
+            reply = await self._admit(campaign_id, [waiting.order for waiting in batch])
+        except (FencedError, OutcomeUnknownError) as error:
+            # Nothing is known of an earlier attempt with the same key either, so this is what all of them are told.
+            self._metrics.batch_failed(len(batch), error)
+            self._settle_all(batch, UNKNOWN)
+        except BackendError as error:
+            self._metrics.batch_failed(len(batch), error)
+            self._settle_all(batch, BUSY)
+        except BaseException:
+            self._settle_all(batch, UNKNOWN)
+            raise
+        else:
+            self._metrics.batch_sent(len(batch), time.monotonic() - began_s)
+            self._decided(campaign_id, batch, reply)
 
     def _decided(self, campaign_id: str, batch: list[Waiting], reply: BatchReply) -> None:
         """Hand the decisions out; with `durability = "kafka"` acceptances wait for the relay."""
-        batcher = self._batchers[campaign_id]
         durable = self._settings.durability == "kafka"
         held_back: list[tuple[Waiting, Decision]] = []
         for waiting, (outcome, detail) in zip(batch, reply.decisions, strict=True):
@@ -139,16 +182,32 @@ class OrderDesk:
             decision = decision_of(outcome, detail)
             if outcome is Outcome.ACCEPTED:
                 self._campaigns.note_holder(campaign_id, waiting.order.user_hash)
-            if durable and outcome in {Outcome.ACCEPTED, Outcome.REPLAYED}:
+            elif outcome is Outcome.REPLAYED:
+                self._campaigns.give_back_token(campaign_id)
+            if durable and decision.problem is None:
                 held_back.append((waiting, decision))
             else:
-                batcher.settle_one(waiting, decision)
+                self._settle(campaign_id, waiting, decision)
         if reply.sold_out:
             self._campaigns.sold_out_hint(campaign_id, reply.sold_out)
         if held_back:
             self._watermarks.when_reached(
                 campaign_id,
                 reply.last_outbox_id,
-                then=lambda: batcher.settle_each(held_back),
-                otherwise=lambda: batcher.settle([one for one, _ in held_back], Decision(UNKNOWN, wait_ms=1_000)),
+                then=lambda: self._settle_each(campaign_id, held_back),
+                otherwise=lambda: self._settle_all([one for one, _ in held_back], UNKNOWN),
             )
+
+    def _settle(self, campaign_id: str, waiting: Waiting, decision: Decision) -> None:
+        self.waiting -= 1
+        waiting.then(self._answer(decision, waiting.order_id, campaign_id))
+
+    def _settle_each(self, campaign_id: str, decided: list[tuple[Waiting, Decision]]) -> None:
+        for waiting, decision in decided:
+            self._settle(campaign_id, waiting, decision)
+
+    def _settle_all(self, batch: list[Waiting], what: Problem) -> None:
+        """Tell all of them the same: that nothing is known, or that nothing was done."""
+        decision = Decision(what, wait_ms=RETRY_WAIT_MS)
+        for waiting in batch:
+            self._settle("", waiting, decision)

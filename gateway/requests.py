@@ -5,9 +5,12 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from domain.campaign import CampaignId, SkuId
-from domain.order import IDEMPOTENCY_KEY_MAX_BYTES, QUANTITY_MAX
+from domain.order import IDEMPOTENCY_KEY_MAX_BYTES, QUANTITY_MAX, fingerprint
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+BODIES_REMEMBERED_MAX: Final = 1_024
+BODY_REMEMBERED_BYTES_MAX: Final = 256
 
 
 class InvalidRequestError(ValueError):
@@ -35,6 +38,31 @@ def decode_place_order(body: bytes) -> PlaceOrder:
     return _decode(_place_order, body, _PLACE_ORDER_NAMES)
 
 
+class OrderBodies:
+    """Decodes bodies of orders, and remembers the good ones: a crowd that wants the same thing sends the same bytes."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[PlaceOrder, str]] = {}
+
+    def decode(self, body: bytes) -> tuple[PlaceOrder, str]:
+        """Return what is wanted, and its fingerprint.
+
+        Raises:
+            InvalidRequestError: as `decode_place_order`.
+        """
+        known = self._known.get(body)
+        if known is None:
+            wanted = decode_place_order(body)
+            known = wanted, fingerprint(wanted.sku_id, wanted.quantity)
+            if len(body) <= BODY_REMEMBERED_BYTES_MAX:
+                if len(self._known) >= BODIES_REMEMBERED_MAX:
+                    self._known.clear()
+                self._known[body] = known
+        return known
+
+
 def _decode(decoder: "msgspec.json.Decoder[T]", body: bytes, names: int) -> T:
     """Decode, and refuse duplicate names.
 
@@ -58,13 +86,15 @@ def _explain(message: str) -> str:
     return f"{where.rstrip('`')}: {what}" if where else what
 
 
-def check_idempotency_key(key: str) -> None:
-    """Check the header's length and characters.
+def read_idempotency_key(raw: bytes) -> str:
+    """Return the header's value, of which length and characters are checked.
 
     Raises:
         InvalidRequestError: longer than 255 bytes, or not visible ASCII.
     """
-    if len(key) > IDEMPOTENCY_KEY_MAX_BYTES:
+    if len(raw) > IDEMPOTENCY_KEY_MAX_BYTES:
         raise InvalidRequestError(f"Idempotency-Key: at most {IDEMPOTENCY_KEY_MAX_BYTES} bytes")
-    if not key.isascii() or not key.isprintable():
+    key = raw.decode("ascii", "replace")
+    if not raw.isascii() or not key.isprintable():
         raise InvalidRequestError("Idempotency-Key: visible ASCII characters only")
+    return key

@@ -133,3 +133,7 @@ class LooseGuard:
             return False
         self._tokens -= 1
         return True
+
+    def give_back(self) -> None:
+        """Put a token back."""
+        self._tokens = min(self._burst, self._tokens + 1)

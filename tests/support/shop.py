@@ -50,6 +50,7 @@ def shop_settings(endpoints: Endpoints, folder: Path) -> Settings:
             "ops": {"token_file": str(ops_file)},
             "consumer": {"session_timeout_ms": 6_000, "batch_linger_ms": 20},
             "relay": {"block_ms": 100, "owner_ttl_ms": 1_000},
+            "gateway": {"linger_s": 0.05},
         },
     )
 

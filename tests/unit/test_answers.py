@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from domain import outcomes
 from domain.order import user_hash
 from domain.outcomes import PROBLEM_OF_OUTCOME, Outcome
-from gateway.answers import Decision, accepted, of_decision, problem, retry_after_s
-from gateway.batcher import decision_of
+from gateway.answers import Answer, Decision, accepted, of_decision, problem, retry_after_s
 from gateway.holders import HolderFilter
+from gateway.orders import decision_of
 from gateway.view import GUARD_FACTOR, LooseGuard
 
 ORDER = "c-1~" + "0" * 32
@@ -26,7 +26,18 @@ def test_acceptance_and_replay_have_the_same_body() -> None:
     first, again = accepted(ORDER, replayed=False), accepted(ORDER, replayed=True)
     assert json.loads(first.body) == {"order_id": ORDER, "status": "accepted"}
     assert first.headers == (("Location", f"/v1/orders/{ORDER}"),)
-    assert again == first._replace(headers=(*first.headers, ("Idempotent-Replayed", "true")))
+    assert (again.status, again.body) == (first.status, first.body) == (202, again.body)
+    assert again.headers == (*first.headers, ("Idempotent-Replayed", "true"))
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_acceptances_are_written_like_every_other_answer(*, replayed: bool) -> None:
+    """The head of a 202, which is put together by a short cut, says what its fields say."""
+    answer = accepted(ORDER, replayed=replayed)
+    assert answer.head() == Answer(answer.status, answer.body, answer.content_type, answer.headers).head()
+    assert answer.head().startswith(b"HTTP/1.1 202 Accepted\r\n")
+    assert answer.head().endswith(b"\r\n")
+    assert b"Content-Length: %d\r\n" % len(answer.body) in answer.head()
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
@@ -95,11 +106,30 @@ def test_filter_misses_nobody(hashes: set[bytes]) -> None:
 def test_filter_at_capacity_hits_few_strangers() -> None:
     """Full to its capacity, the filter takes about 0.24% of strangers for holders: of these 40,000 under 0.4%."""
     people = HolderFilter(20_000)
-    for number in range(20_000):
-        people.add(user_hash(f"in-{number}"))
+    people.add_log(b"".join(user_hash(f"in-{number}") for number in range(20_000)))
     assert sum(user_hash(f"out-{number}") in people for number in range(40_000)) < 160
     assert people.is_full(1)
     assert not people.is_full(0)
+
+
+def test_what_is_noted_is_kept_until_the_log_has_it() -> None:
+    """A buyer who is noted is found at once, and still after a read of the log that began before he was noted."""
+    people = HolderFilter(10)
+    early, late = user_hash("early"), user_hash("late")
+    people.note(early)
+    people.log_read_begins()
+    people.note(late)
+    assert early in people
+    assert late in people
+    people.add_log(early)
+    people.log_read_ended()
+    assert early in people
+    assert late in people
+    assert people.noted == {late}
+    people.log_read_begins()
+    assert late in people
+    people.log_read_begins()  # the first read failed
+    assert late in people
 
 
 def test_guard_is_never_stricter_than_the_exact_bucket() -> None:

@@ -11,7 +11,15 @@ from stack.paths import PROJECT_ROOT
 
 IO_LIBRARIES = {"redis", "aiohttp", "aiokafka", "aiomysql", "pymysql", "sqlalchemy", "asyncio", "socket", "subprocess"}
 CLOCKS = {"time"}
-DECISIONS = ["gateway/view.py", "gateway/holders.py", "gateway/requests.py", "gateway/answers.py", "consumers/batch.py"]
+DECISIONS = [
+    "gateway/view.py",
+    "gateway/admission.py",
+    "gateway/holders.py",
+    "gateway/requests.py",
+    "gateway/request_head.py",
+    "gateway/answers.py",
+    "consumers/batch.py",
+]
 MODULE_LINES_MAX = 420
 
 

@@ -10,7 +10,7 @@ from domain.campaign import parse_campaign
 from domain.errors import ConfigError
 from domain.order import fingerprint, order_id, split_order_id
 from domain.settings import MysqlSettings, load_settings, parse_dsn
-from gateway.requests import InvalidRequestError, PlaceOrder, check_idempotency_key, decode_place_order
+from gateway.requests import InvalidRequestError, PlaceOrder, decode_place_order, read_idempotency_key
 
 GOOD = '{"campaign_id":"c-1","sku_id":"box","quantity":1}'
 
@@ -102,7 +102,7 @@ def test_accepted_exactly_when_each_name_stands_once(pieces: list[str]) -> None:
 def test_bad_keys_are_refused(key: str) -> None:
     """An Idempotency-Key is at most 255 printable ASCII characters."""
     with pytest.raises(InvalidRequestError):
-        check_idempotency_key(key)
+        read_idempotency_key(key.encode())
 
 
 def test_order_ids_do_not_run_into_each_other() -> None:

@@ -1,0 +1,39 @@
+"""What becomes of an order before Redis is asked. Pure: clocks, counts and the memory of holders are passed in.
+
+The order of the questions is the order of their cost. Whatever is not refused here is decided by `admit_orders.lua`.
+"""
+
+from collections.abc import Callable
+
+from domain.outcomes import Outcome
+from gateway.view import CampaignView, LooseGuard, refuse_from_memory
+
+
+def refusal(
+    view: CampaignView, guard: LooseGuard, sku_id: str, now_s: float, may_hold: Callable[[], bool]
+) -> Outcome | None:
+    """Return the refusal of an order, or None: it goes to Redis.
+
+    Args:
+        view: the campaign as of one atomic read.
+        guard: the worker's loose guard; an order that passes takes a token.
+        sku_id: what is wanted.
+        now_s: monotonic clock.
+        may_hold: tells whether the buyer may hold something, as of the view; asked only before a refusal, so that
+            the retry of an accepted order always gets to Redis, which answers it with its acceptance.
+    """
+    refused = refuse_from_memory(view, sku_id, now_s)
+    if refused is None:
+        if guard.admits(now_s):
+            return None
+        refused = Outcome.RATE_LIMITED
+    return None if may_hold() else refused
+
+
+def inflight_limit(_tier: str, inflight_max: int) -> int:
+    """Return how many orders may wait for a decision before this buyer's is turned away with BUSY.
+
+    Every tier has the whole bound today. A priority lane is a smaller bound for the others, and an adaptive limit is
+    another `inflight_max`: both belong here.
+    """
+    return inflight_max

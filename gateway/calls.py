@@ -1,0 +1,70 @@
+"""The hot calls of the buyer plane, as functions that both lanes call: plain values in, an answer out.
+
+A call that can be answered from memory returns its answer. One that must wait returns None and calls `then` later.
+"""
+
+import time
+from datetime import UTC, datetime
+
+import orjson
+
+from domain import outcomes
+from gateway.answers import JSON, Answer, problem
+from gateway.campaigns import Campaigns
+from gateway.order_status import StatusDesk
+from gateway.orders import OrderDesk, Then, no_campaign
+from gateway.view import CampaignView, sku_state
+
+
+class BuyerCalls:
+    """The hot calls of one worker."""
+
+    __slots__ = ("_campaigns", "_desk", "_status", "place_order")
+
+    def __init__(self, desk: OrderDesk, campaigns: Campaigns, status: StatusDesk) -> None:
+        self._desk = desk
+        self._campaigns = campaigns
+        self._status = status
+        self.place_order = desk.place
+        """`POST /v1/orders`: see `OrderDesk.place`."""
+
+    def get_order(self, authorization: bytes | None, order_id: str, then: Then) -> Answer | None:
+        """`GET /v1/orders/{id}`."""
+        buyer = self._desk.identify(authorization)
+        return buyer if isinstance(buyer, Answer) else self._status.ask(order_id, buyer.user_id, then)
+
+    def get_campaign(self, campaign_id: str) -> Answer:
+        """`GET /v1/campaigns/{id}`."""
+        view = self._campaigns.views.get(campaign_id)
+        now_s = time.monotonic()
+        if view is None:
+            return no_campaign(self._campaigns, campaign_id, now_s)
+        if not view.is_fresh(now_s):
+            return problem(outcomes.BUSY, headers=(("Retry-After", "1"),))
+        return campaign_answer(view, now_s)
+
+
+def campaign_answer(view: CampaignView, now_s: float) -> Answer:
+    """Return the answer to `GET /v1/campaigns/{id}`."""
+    body = {
+        "campaign_id": view.id,
+        "kind": view.kind,
+        "state": view.state,
+        "opens_at": _iso(view.opens_ms),
+        "closes_at": _iso(view.closes_ms),
+        "server_time": _iso(view.redis_ms(now_s)),
+        "skus": [
+            {
+                "sku_id": sku,
+                "state": sku_state(view, sku, now_s),
+                "price_cents": line.price_cents,
+                "per_user": line.per_user,
+            }
+            for sku, line in view.stock.items()
+        ],
+    }
+    return Answer(200, orjson.dumps(body), JSON, (("Cache-Control", "no-store"),))
+
+
+def _iso(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

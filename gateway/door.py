@@ -1,0 +1,120 @@
+"""The buyer plane's open connections in one worker: how many, how long, and how they end."""
+
+import asyncio
+import socket
+import time
+from email.utils import formatdate
+from typing import Final
+
+from aiohttp import web
+
+from domain import outcomes
+from domain.settings import GatewaySettings
+from gateway.aiohttp_lane import Done, LentHandler
+from gateway.answers import Answer, problem
+from gateway.calls import BuyerCalls
+from gateway.fast_lane import Connection
+from gateway.request_head import HeadLimits
+
+SWEEP_S_MAX: Final = 1.0
+SWEEPS_PER_TIMEOUT: Final = 4
+DRAIN_POLL_S: Final = 0.02
+TOO_MANY: Final = problem(outcomes.BUSY, "too many connections", (("Retry-After", "1"),))
+
+
+class Door:
+    """Lets connections in, and keeps for all of them the limits, the clock and the Date header.
+
+    Args:
+        settings: the limits.
+        calls: the hot calls.
+        application: serves everything else; set up by its runner.
+    """
+
+    def __init__(self, settings: GatewaySettings, calls: BuyerCalls, application: web.AppRunner) -> None:
+        self.settings = settings
+        self.head_limits = HeadLimits(settings.line_bytes_max, settings.head_bytes_max, settings.body_bytes_max)
+        self.pipeline_max = settings.pipeline_max
+        self.buffer_bytes_max = settings.head_bytes_max + settings.body_bytes_max
+        self.hot_calls = calls if settings.lane == "fast" else None
+        self.draining = False
+        self.turned_away = 0
+        self._application = application
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+        self._sweep_s = min(
+            SWEEP_S_MAX,
+            settings.header_timeout_s / SWEEPS_PER_TIMEOUT,
+            settings.body_timeout_s / SWEEPS_PER_TIMEOUT,
+            settings.send_timeout_s / SWEEPS_PER_TIMEOUT,
+            settings.keepalive_timeout_s / SWEEPS_PER_TIMEOUT,
+            settings.linger_s / SWEEPS_PER_TIMEOUT,
+        )
+        self._tick()
+
+    @property
+    def open_connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
+    async def open(self, listener: socket.socket) -> None:
+        """Begin to accept."""
+        loop = asyncio.get_running_loop()
+        self._sweeping = loop.create_task(self._sweep())
+        self._server = await loop.create_server(lambda: Connection(self), sock=listener, backlog=self.settings.backlog)
+
+    async def close(self) -> None:
+        """Accept nothing more, answer what was taken in, and end every connection.
+
+        An idle connection is kept for `linger_s`, for a request may be on its way; its answer says that it is the last.
+        """
+        if self._server is not None:
+            self._server.close()
+        self.draining = True
+        for connection in list(self._connections):
+            connection.wind_down()
+        try:
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                while self._connections:  # noqa: ASYNC110 -- each of many ends by itself
+                    await asyncio.sleep(DRAIN_POLL_S)
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.abort()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    # -- for connections -------------------------------------------------------------------------------------------
+
+    def take_in(self, connection: Connection) -> Answer | None:
+        """Count a connection, or return what it is turned away with."""
+        if len(self._connections) >= self.settings.connections_max:
+            self.turned_away += 1
+            return TOO_MANY
+        self._connections.add(connection)
+        return None
+
+    def let_go(self, connection: Connection) -> None:
+        """Forget a connection that is gone."""
+        self._connections.discard(connection)
+
+    def lend(self, done: Done, *, last: bool) -> LentHandler:
+        """Return a handler of aiohttp for one request."""
+        server = self._application.server
+        assert server is not None  # noqa: S101 -- the runner is set up before the door opens
+        return LentHandler(server, self.settings, done, last=last or self.draining)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Read the clocks, once for everybody."""
+        self.now_s = time.monotonic()
+        self.date_line = f"Date: {formatdate(time.time(), usegmt=True)}\r\n\r\n".encode()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_s)
+            self._tick()
+            now_s = self.now_s
+            for connection in list(self._connections):
+                connection.check_deadline(now_s)

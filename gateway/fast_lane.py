@@ -1,0 +1,382 @@
+"""One connection of the buyer plane: frames HTTP/1.1 requests and answers the hot calls without a task for each.
+
+A request's head ends with an empty line, and its body has the announced length. A hot call goes to gateway/calls.py and
+is answered at once, or when its batch comes back. Every other request is lent to aiohttp, whole
+(gateway/aiohttp_lane.py). Answers go out in the order of their requests.
+
+What both lanes owe is kept here: limits of size, deadlines, back-pressure, `Connection: close`. The clock and the
+limits that all connections of a worker share are the door's (gateway/door.py).
+"""
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Final, cast
+
+from domain import outcomes
+from gateway.aiohttp_lane import LentHandler
+from gateway.answers import BODY_LATE, Answer, problem
+from gateway.request_head import RequestHead, refuse_unfinished
+
+if TYPE_CHECKING:
+    from gateway.door import Door
+
+HEAD, BODY, COLD = 0, 1, 2
+"""What a request still lacks: its head, its body, or its turn to be lent to aiohttp."""
+
+END_OF_HEAD: Final = b"\r\n\r\n"
+ENCODED: Final = problem(outcomes.INVALID, "send the body uncompressed")
+HEAD_LATE: Final = problem(outcomes.INVALID, "the head of the request did not arrive in time", closes=True)
+NOT_HOT: Final = Answer(0, b"")
+"""Stands for: aiohttp is to answer this."""
+_CLOSE: Final = b"Connection: close\r\n\r\n"
+
+ORDER_PATH: Final = b"/v1/orders/"
+CAMPAIGN_PATH: Final = b"/v1/campaigns/"
+is_plain: Final = re.compile(rb"[A-Za-z0-9~._-]+").fullmatch
+"""A last part of a path that needs no decoding."""
+
+
+class Slot:
+    """The place of one answer among those of its connection; called with the answer."""
+
+    __slots__ = ("answer", "closes", "connection")
+
+    def __init__(self, connection: "Connection", *, closes: bool) -> None:
+        self.connection = connection
+        self.closes = closes
+        self.answer: Answer | None = None
+
+    def __call__(self, answer: Answer) -> None:
+        """Take the answer, and write it if it is its turn."""
+        self.answer = answer
+        self.connection.answered(self)
+
+
+class Connection(asyncio.Protocol):
+    """See the module. One an open connection."""
+
+    __slots__ = (
+        "_buffer",
+        "_door",
+        "_ended",
+        "_head",
+        "_head_bytes",
+        "_lent",
+        "_lingers",
+        "_passes",
+        "_reading_paused",
+        "_since_s",
+        "_slots",
+        "_stage",
+        "_transport",
+        "_write_paused",
+    )
+
+    def __init__(self, door: "Door") -> None:
+        self._door = door
+        self._transport: asyncio.Transport | None = None
+        self._head = RequestHead()
+        self._stage = HEAD
+        self._head_bytes = 0
+        self._buffer = b""
+        """What has come and is not taken yet; begins with a request."""
+        self._slots: list[Slot] = []
+        self._lent: LentHandler | None = None
+        self._passes = False
+        """Everything that comes belongs to the request that aiohttp has: it is the last one."""
+        self._ended = False
+        """No further request is taken from this connection."""
+        self._lingers = False
+        """The last answer is written; what the buyer is still sending is thrown away until he has read it."""
+        self._write_paused = False
+        self._reading_paused = False
+        self._since_s = door.now_s
+        """Since when it waits for what it waits for, by the door's clock."""
+
+    # -- asyncio.Protocol ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection in, or turn it away when there are too many."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
+        turned_away = self._door.take_in(self)
+        if turned_away is not None:
+            self._finish(turned_away)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget everything; what is decided later is told to nobody."""
+        self._transport = None
+        self._buffer = b""
+        self._slots.clear()
+        self._door.let_go(self)
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        if self._passes:
+            if self._lent is not None:
+                self._lent.data_received(data)
+        elif not self._ended:
+            self._take(self._buffer + data if self._buffer else data)
+
+    def eof_received(self) -> bool:
+        """Keep the connection for answers that are still to be written; then close it."""
+        if self._lingers or not (self._slots or self._lent):
+            return False
+        self._ended = True
+        if self._slots:
+            self._slots[-1].closes = True
+        return True
+
+    def pause_writing(self) -> None:
+        """Take no more requests from a buyer who does not read his answers."""
+        self._write_paused = True
+        self._since_s = self._door.now_s
+        if self._lent is not None:
+            self._lent.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._write_paused = False
+        self._since_s = self._door.now_s
+        if self._lent is not None:
+            self._lent.resume_writing()
+        else:
+            self._go_on()
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def _take(self, data: bytes) -> None:
+        """Take every whole request out of what has come."""
+        start, size, head = 0, len(data), self._head
+        while start < size and self._may_take():
+            if self._stage == HEAD:
+                start = self._find_head(data, start)
+                if self._stage == HEAD:
+                    break
+            end = size if head.unframed else start + self._head_bytes + head.body_bytes
+            if end > size:
+                break
+            if self._stage == BODY and not head.unframed:
+                self._answer(data[start + self._head_bytes : end])
+            if head.unframed or self._stage == COLD:
+                if self._slots:
+                    break
+                self._lend(data[start:end], last=head.unframed)
+            start = end
+        self._keep(data[start:] if start else data)
+
+    def _may_take(self) -> bool:
+        return not (
+            self._lent is not None
+            or self._ended
+            or self._write_paused
+            or self._transport is None
+            or len(self._slots) >= self._door.pipeline_max
+        )
+
+    def _keep(self, rest: bytes) -> None:
+        """Keep what is not taken yet, and read on only while that is bounded."""
+        if rest and not self._buffer and self._stage == HEAD:
+            self._since_s = self._door.now_s
+        self._buffer = b"" if self._ended else rest
+        transport = self._transport
+        if transport is None:
+            return
+        too_much = len(self._buffer) > self._door.buffer_bytes_max
+        if too_much and not self._reading_paused:
+            self._reading_paused = True
+            transport.pause_reading()
+        elif self._reading_paused and not too_much:
+            self._reading_paused = False
+            transport.resume_reading()
+
+    def _find_head(self, data: bytes, start: int) -> int:
+        """Read a head if it is whole, and return where it begins; a bad one ends the connection with its answer."""
+        limits = self._door.head_limits
+        while data.startswith(b"\r\n", start):  # empty lines before a request are allowed
+            start += 2
+        end = data.find(END_OF_HEAD, start)
+        if end < 0:
+            refused = refuse_unfinished(data, start, limits)
+        else:
+            end += len(END_OF_HEAD)
+            refused = self._head.read(data[start:end], limits)
+            self._head_bytes = end - start
+            self._stage = BODY
+            self._since_s = self._door.now_s
+        if refused is not None:
+            self._stage = HEAD
+            self._refuse(refused)
+        return start
+
+    def _answer(self, body: bytes) -> None:
+        """Have a whole request answered, or find that it is aiohttp's."""
+        head = self._head
+        closes = not head.end(body) or self._door.draining
+        slot = Slot(self, closes=closes)
+        answer = ENCODED if head.encoded and body else self._call(body, slot)
+        if answer is NOT_HOT:
+            self._stage = COLD
+            return
+        self._begin()
+        self._ended = closes
+        if answer is None:
+            self._slots.append(slot)
+        elif self._slots:
+            slot.answer = answer
+            self._slots.append(slot)
+        else:
+            self._write(answer, closes=closes)
+
+    def _call(self, body: bytes, slot: Slot) -> Answer | None:
+        """Make the call if it is a hot one in its plain spelling."""
+        calls, head = self._door.hot_calls, self._head
+        method, url = head.method, head.url
+        if calls is None:
+            return NOT_HOT
+        if method == b"POST":
+            if url == b"/v1/orders":
+                return calls.place_order(head.authorization, head.idempotency_key, body, slot)
+        elif method == b"GET":
+            if url.startswith(ORDER_PATH):
+                name = url[len(ORDER_PATH) :]
+                if is_plain(name):
+                    return calls.get_order(head.authorization, name.decode(), slot)
+            elif url.startswith(CAMPAIGN_PATH):
+                name = url[len(CAMPAIGN_PATH) :]
+                if is_plain(name):
+                    return calls.get_campaign(name.decode())
+        return NOT_HOT
+
+    def _begin(self) -> None:
+        """Be ready for the next request."""
+        self._stage = HEAD
+        self._head.begin()
+
+    def _refuse(self, answer: Answer) -> None:
+        """Answer what is no request, in its turn, and take nothing more from this connection."""
+        self._ended = True
+        self._buffer = b""
+        if not self._slots:
+            self._finish(answer)
+            return
+        slot = Slot(self, closes=True)
+        slot.answer = answer
+        self._slots.append(slot)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def answered(self, slot: Slot) -> None:
+        """Write every answer whose turn it is."""
+        slots = self._slots
+        if self._transport is None or not slots or slots[0] is not slot:
+            return
+        while slots and slots[0].answer is not None:
+            first = slots.pop(0)
+            assert first.answer is not None  # noqa: S101 -- as just asked
+            self._write(first.answer, closes=first.closes)
+        if self._buffer or self._reading_paused:
+            self._go_on()
+
+    def _write(self, answer: Answer, *, closes: bool) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if closes or answer.closes:
+            self._finish(answer)
+            return
+        self._since_s = self._door.now_s
+        transport.write(b"".join((answer.head(), self._door.date_line, answer.body)))
+
+    def _finish(self, answer: Answer) -> None:
+        """Write the connection's last answer and end it, so that the buyer can read it."""
+        transport = self._transport
+        assert transport is not None  # noqa: S101 -- the callers have asked
+        self._ended = True
+        self._slots.clear()
+        transport.write(b"".join((answer.head(), self._door.date_line[:-2], _CLOSE, answer.body)))
+        if not answer.closes:
+            transport.close()  # the request was read to its end, so nothing is lost on its way
+            return
+        # Closing while the buyer still sends would reset the connection and take the answer with it (RFC 9112, 9.6).
+        self._lingers = True
+        self._since_s = self._door.now_s
+        if self._reading_paused:
+            self._reading_paused = False
+            transport.resume_reading()
+        transport.write_eof()
+
+    def _go_on(self) -> None:
+        """Take what has been waiting in the buffer."""
+        if self._may_take():
+            buffer, self._buffer = self._buffer, b""
+            self._take(buffer)
+
+    # -- aiohttp's requests ----------------------------------------------------------------------------------------
+
+    def _lend(self, request: bytes, *, last: bool) -> None:
+        transport = self._transport
+        assert transport is not None  # noqa: S101 -- a request is taken only while there is one
+        self._begin()
+        self._passes = last
+        handler = self._lent = self._door.lend(self._given_back, last=last)
+        handler.connection_made(transport)
+        handler.data_received(request)
+
+    def _given_back(self, handler: LentHandler, usable: bool) -> None:
+        if usable and self._transport is not None and not self._passes:
+            # Not within aiohttp's own task, which has a few things to finish.
+            asyncio.get_running_loop().call_soon(self._take_back, handler)
+
+    def _take_back(self, handler: LentHandler) -> None:
+        if self._lent is not handler:
+            return
+        self._lent = None
+        handler.detach()
+        self._since_s = self._door.now_s
+        if self._ended and self._transport is not None:
+            self._transport.close()
+        else:
+            self._go_on()
+
+    # -- its end ---------------------------------------------------------------------------------------------------
+
+    def check_deadline(self, now_s: float) -> None:
+        """End the connection if what it waits for is overdue."""
+        transport = self._transport
+        if transport is None or now_s - self._since_s <= self._patience_s():
+            return
+        if self._write_paused or self._lingers:
+            transport.abort()
+        elif not self._buffer:
+            transport.close()
+        else:
+            self._refuse(BODY_LATE if self._stage == BODY else HEAD_LATE)
+
+    def _patience_s(self) -> float:
+        """Return how long the connection may wait for what it waits for now."""
+        settings = self._door.settings
+        if self._write_paused:
+            return settings.send_timeout_s
+        if self._lingers:
+            return settings.linger_s
+        if self._slots or self._lent is not None:
+            return float("inf")  # the worker has its own deadlines
+        if not self._buffer:
+            return settings.linger_s if self._door.draining else settings.keepalive_timeout_s
+        return settings.body_timeout_s if self._stage == BODY else settings.header_timeout_s
+
+    def wind_down(self) -> None:
+        """Make what is under way this connection's last answer."""
+        if self._lent is not None:
+            self._lent.is_last = True
+        elif self._slots:
+            self._slots[-1].closes = True
+            self._ended = True
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
