@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 import redis.asyncio as redis
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
@@ -106,7 +107,9 @@ class ScriptChannel:
 
     @staticmethod
     async def _ask(connection: Connection, *command: Arg) -> Any:  # noqa: ANN401
-        await connection.send_command(*command, check_health=False)
+        # Packed by hiredis: redis-py's own packer takes a microsecond an argument.
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # the stub means tuple[…, ...]
+        await connection.send_packed_command([packed], check_health=False)
         return await connection.read_response()
 
     async def _connected(self) -> Connection:

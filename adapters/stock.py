@@ -19,6 +19,12 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack_record: Final = msgspec.msgpack.Decoder(tuple[Any, Any, list[tuple[str, str, str, int, int, int]]]).decode
 
 
+_unpack_results: Final = msgspec.msgpack.Decoder(list[int]).decode
+_STRING_HEADS: Final = [bytes((0xD9, length)) for length in range(256)]
+"""What a packed string of so many bytes begins with; Redis's cmsgpack knows no binaries."""
+_OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
+
+
 class OrderRequest(NamedTuple):
     """One order as `admit_orders.lua` gets it."""
 
@@ -100,33 +106,32 @@ async def admit(
         BackendError: nothing was changed.
         OutcomeUnknownError: the reply was lost; the same orders may be asked again.
     """
+    buyer = keys.buyer(campaign_id, "")
     names = [
         keys.campaign(campaign_id),
         keys.stock(campaign_id),
         keys.outbox(campaign_id),
         keys.holders(campaign_id),
-        *[keys.buyer(campaign_id, order.user_id) for order in orders],
+        *[buyer + order.user_id for order in orders],
     ]
+    packed = [b"\xdc", (2 * len(orders)).to_bytes(2, "big")]
+    for order in orders:
+        attempt, user = _pack(order[:4])[1:], _pack(order.user_id)  # the items of the array without its head
+        packed += (_STRING_HEADS[len(attempt)], attempt, _STRING_HEADS[len(user)], user)
     reply = await channel.call(
         load_script("admit_orders"),
         names,
-        [
-            RUN_ID,
-            _pack([order[:5] for order in orders]),
-            attempts_max,
-            outbox_max,
-            b"".join([order.user_hash for order in orders]),
-        ],
+        [RUN_ID, b"".join(packed), attempts_max, outbox_max, b"".join([order.user_hash for order in orders])],
     )
     _refuse_fenced(campaign_id, reply[0])
     if reply[0] != BatchStatus.DECIDED:
         raise BackendError(f"campaign {campaign_id}: {BatchStatus(reply[0]).name}")
-    flat, sold = reply[4], reply[5]
+    flat, sold = _unpack_results(reply[4]), reply[5]
     return BatchReply(
         now_us=int(reply[1]),
         last_outbox_id=reply[2].decode(),
         holders_length=reply[3],
-        decisions=[(Outcome(flat[i]), flat[i + 1]) for i in range(0, len(flat), 2)],
+        decisions=[(_OUTCOMES[flat[i]], flat[i + 1]) for i in range(0, len(flat), 2)],
         sold_out={sold[i].decode(): sold[i + 1] for i in range(0, len(sold), 2)},
     )
 

@@ -3,31 +3,21 @@
 The order of the questions is the order of their cost. Whatever is not refused here is decided by `admit_orders.lua`.
 """
 
-from collections.abc import Callable
-
 from domain.outcomes import Outcome
 from gateway.view import CampaignView, LooseGuard, refuse_from_memory
 
 
-def refusal(
-    view: CampaignView, guard: LooseGuard, sku_id: str, now_s: float, may_hold: Callable[[], bool]
-) -> Outcome | None:
-    """Return the refusal of an order, or None: it goes to Redis.
+def refusal(view: CampaignView, guard: LooseGuard, sku_id: str, now_s: float) -> Outcome | None:
+    """Return the refusal of an order by a buyer who holds nothing, or None: it goes to Redis.
 
     Args:
         view: the campaign as of one atomic read.
         guard: the worker's loose guard; an order that passes takes a token.
         sku_id: what is wanted.
         now_s: monotonic clock.
-        may_hold: tells whether the buyer may hold something, as of the view; asked only before a refusal, so that
-            the retry of an accepted order always gets to Redis, which answers it with its acceptance.
     """
     refused = refuse_from_memory(view, sku_id, now_s)
-    if refused is None:
-        if guard.admits(now_s):
-            return None
-        refused = Outcome.RATE_LIMITED
-    return None if may_hold() else refused
+    return Outcome.RATE_LIMITED if refused is None and not guard.admits(now_s) else refused
 
 
 def inflight_limit(_tier: str, inflight_max: int) -> int:

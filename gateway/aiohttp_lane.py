@@ -74,9 +74,14 @@ class LentHandler(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what aiohttp itself refuses, or what broke outside our handlers, as a problem document."""
-        super().handle_error(request, status, exc, message)
+        if status >= 500:
+            super().handle_error(request, status, exc, message)
+        elif request.writer.output_size > 0:
+            raise ConnectionError("what cannot be read came after the answer")
         answer = _BAD_REQUEST if status < 500 else _FAILED
-        response = web.Response(status=status, body=answer.body, content_type=answer.content_type)
+        response = web.Response(
+            status=status, body=answer.body, content_type=answer.content_type, headers={"Connection": "close"}
+        )
         response.force_close()
         return response
 

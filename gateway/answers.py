@@ -27,6 +27,8 @@ class Answer(msgspec.Struct):
     closes: bool = False
     """The connection cannot be used any more: what follows on it is not known to be a request."""
     _head: bytes = b""
+    _wire: bytes = b""
+    _date_line: bytes = b""
 
     def head(self) -> bytes:
         """Return status line and headers (RFC 9112), without Date and the empty line; made once an answer."""
@@ -40,6 +42,17 @@ class Answer(msgspec.Struct):
             ]
             self._head = "\r\n".join(lines).encode()
         return self._head
+
+    def wire(self, date_line: bytes) -> bytes:
+        """Return the whole response; made once for each date, for the same refusal is told thousands of times.
+
+        Args:
+            date_line: the Date header and the empty line.
+        """
+        if self._date_line is not date_line:
+            self._wire = b"".join((self.head(), date_line, self.body))
+            self._date_line = date_line
+        return self._wire
 
 
 class Decision(NamedTuple):

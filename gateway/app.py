@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -40,6 +42,9 @@ from gateway.watermarks import Watermarks
 log = logging.getLogger(__name__)
 
 METRICS_EVERY_S: Final = 0.5
+FILES_OF_ITS_OWN: Final = 100
+"""Open files of a worker besides its buyers' connections."""
+GC_THRESHOLD: Final = 50_000
 SHUTDOWN_S: Final = 1.0
 """For aiohttp's own handlers, once all connections have ended."""
 
@@ -136,6 +141,7 @@ class GatewayWorker:
         await self.door.close()
         await self._aiohttp.cleanup()
         await end_tasks(self._tasks)
+        self._metrics.tell()
         for channel in self._channels.values():
             await channel.close()
         await self._client.aclose()
@@ -184,6 +190,7 @@ class GatewayWorker:
     async def _tell_metrics(self) -> None:
         while True:
             self._metrics.waiting(self.desk.waiting)
+            self._metrics.tell()
             await asyncio.sleep(METRICS_EVERY_S)
 
 
@@ -280,6 +287,7 @@ def run_gateway(
 
     async def main(stopping: asyncio.Event) -> None:
         gateway = settings.gateway
+        _allow_connections(gateway.connections_max)
         listener = (
             socket.socket(fileno=fd)
             if fd is not None
@@ -289,6 +297,7 @@ def run_gateway(
         await worker.start(listener)
         address = listener.getsockname()
         log.info("%s", orjson.dumps({"listening": f"http://{address[0]}:{address[1]}"}).decode())
+        _quieten_collector()
         if ready_file is not None:
             ready_file.touch()  # noqa: ASYNC240 -- once, before anything is served
         ops = await serve_ops(settings.ops) if with_ops else None
@@ -300,6 +309,24 @@ def run_gateway(
                 await ops.cleanup()
 
     run_process(f"gateway {number}", main)
+
+
+def _allow_connections(connections_max: int) -> None:
+    """Raise the limit of open files, as far as it may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections_max + FILES_OF_ITS_OWN
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < wanted:
+            log.warning("only %d files may be open: that is fewer than connections_max needs", most)
+
+
+def _quieten_collector() -> None:
+    """Have the garbage collector look seldom: what lives from the start on stays, and requests leave no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 def run_relay(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """The hot calls of the buyer plane, as functions that both lanes call: plain values in, an answer out.
 
-A call that can be answered from memory returns its answer. One that must wait returns None and calls `then` later.
+A call that can be answered from memory returns its answer. One that must wait returns None, and asks where to bring
+the answer later.
 """
 
 import time
@@ -12,7 +13,7 @@ from domain import outcomes
 from gateway.answers import JSON, Answer, problem
 from gateway.campaigns import Campaigns
 from gateway.order_status import StatusDesk
-from gateway.orders import OrderDesk, Then, no_campaign
+from gateway.orders import OrderDesk, Promise, no_campaign
 from gateway.view import CampaignView, sku_state
 
 
@@ -28,10 +29,10 @@ class BuyerCalls:
         self.place_order = desk.place
         """`POST /v1/orders`: see `OrderDesk.place`."""
 
-    def get_order(self, authorization: bytes | None, order_id: str, then: Then) -> Answer | None:
+    def get_order(self, authorization: bytes | None, order_id: str, promise: Promise) -> Answer | None:
         """`GET /v1/orders/{id}`."""
         buyer = self._desk.identify(authorization)
-        return buyer if isinstance(buyer, Answer) else self._status.ask(order_id, buyer.user_id, then)
+        return buyer if isinstance(buyer, Answer) else self._status.ask(order_id, buyer.user_id, promise)
 
     def get_campaign(self, campaign_id: str) -> Answer:
         """`GET /v1/campaigns/{id}`."""

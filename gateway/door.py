@@ -18,6 +18,8 @@ from gateway.request_head import HeadLimits
 
 SWEEP_S_MAX: Final = 1.0
 SWEEPS_PER_TIMEOUT: Final = 4
+CHUNKS_FACTOR: Final = 8
+"""A body in chunks of one byte takes six times as many; what is beyond that, extensions and trailers, is not read."""
 DRAIN_POLL_S: Final = 0.02
 TOO_MANY: Final = problem(outcomes.BUSY, "too many connections", (("Retry-After", "1"),))
 
@@ -36,6 +38,7 @@ class Door:
         self.head_limits = HeadLimits(settings.line_bytes_max, settings.head_bytes_max, settings.body_bytes_max)
         self.pipeline_max = settings.pipeline_max
         self.buffer_bytes_max = settings.head_bytes_max + settings.body_bytes_max
+        self.passed_bytes_max = settings.head_bytes_max + CHUNKS_FACTOR * settings.body_bytes_max
         self.hot_calls = calls if settings.lane == "fast" else None
         self.draining = False
         self.turned_away = 0

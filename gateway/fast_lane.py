@@ -41,10 +41,10 @@ class Slot:
 
     __slots__ = ("answer", "closes", "connection")
 
-    def __init__(self, connection: "Connection", *, closes: bool) -> None:
+    def __init__(self, connection: "Connection", *, closes: bool, answer: Answer | None = None) -> None:
         self.connection = connection
         self.closes = closes
-        self.answer: Answer | None = None
+        self.answer = answer
 
     def __call__(self, answer: Answer) -> None:
         """Take the answer, and write it if it is its turn."""
@@ -57,12 +57,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_closes",
         "_door",
         "_ended",
+        "_half_closed",
         "_head",
         "_head_bytes",
         "_lent",
         "_lingers",
+        "_passed_bytes",
         "_passes",
         "_reading_paused",
         "_since_s",
@@ -84,8 +87,13 @@ class Connection(asyncio.Protocol):
         self._lent: LentHandler | None = None
         self._passes = False
         """Everything that comes belongs to the request that aiohttp has: it is the last one."""
+        self._passed_bytes = 0
+        self._closes = False
+        """The connection ends with the request that is being answered."""
         self._ended = False
         """No further request is taken from this connection."""
+        self._half_closed = False
+        """The buyer has said that he sends nothing more; what he has sent is answered."""
         self._lingers = False
         """The last answer is written; what the buyer is still sending is thrown away until he has read it."""
         self._write_paused = False
@@ -115,19 +123,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came."""
         if self._passes:
-            if self._lent is not None:
+            self._passed_bytes += len(data)
+            if self._lent is not None and self._passed_bytes <= self._door.passed_bytes_max:
                 self._lent.data_received(data)
         elif not self._ended:
             self._take(self._buffer + data if self._buffer else data)
 
     def eof_received(self) -> bool:
         """Keep the connection for answers that are still to be written; then close it."""
-        if self._lingers or not (self._slots or self._lent):
-            return False
-        self._ended = True
-        if self._slots:
-            self._slots[-1].closes = True
-        return True
+        self._half_closed = True
+        return not self._lingers and self._is_busy()
 
     def pause_writing(self) -> None:
         """Take no more requests from a buyer who does not read his answers."""
@@ -145,6 +150,9 @@ class Connection(asyncio.Protocol):
         else:
             self._go_on()
 
+    def _is_busy(self) -> bool:
+        return bool(self._slots or self._lent is not None or (self._buffer and self._write_paused))
+
     # -- requests --------------------------------------------------------------------------------------------------
 
     def _take(self, data: bytes) -> None:
@@ -155,17 +163,19 @@ class Connection(asyncio.Protocol):
                 start = self._find_head(data, start)
                 if self._stage == HEAD:
                     break
-            end = size if head.unframed else start + self._head_bytes + head.body_bytes
+            body_start = start + self._head_bytes
+            end = size if head.unframed else body_start + head.body_bytes
             if end > size:
                 break
             if self._stage == BODY and not head.unframed:
-                self._answer(data[start + self._head_bytes : end])
+                self._answer(data[body_start:end])
             if head.unframed or self._stage == COLD:
                 if self._slots:
                     break
                 self._lend(data[start:end], last=head.unframed)
             start = end
-        self._keep(data[start:] if start else data)
+        if start < size or self._buffer or self._reading_paused:
+            self._keep(data[start:])
 
     def _may_take(self) -> bool:
         return not (
@@ -214,23 +224,28 @@ class Connection(asyncio.Protocol):
     def _answer(self, body: bytes) -> None:
         """Have a whole request answered, or find that it is aiohttp's."""
         head = self._head
-        closes = not head.end(body) or self._door.draining
-        slot = Slot(self, closes=closes)
-        answer = ENCODED if head.encoded and body else self._call(body, slot)
+        self._closes = closes = not head.end(body) or self._door.draining
+        answer = ENCODED if body and head.encoded else self._call(body)
         if answer is NOT_HOT:
             self._stage = COLD
             return
-        self._begin()
-        self._ended = closes
+        self._stage = HEAD
+        if closes:
+            self._ended = True
         if answer is None:
-            self._slots.append(slot)
-        elif self._slots:
-            slot.answer = answer
-            self._slots.append(slot)
+            return
+        if self._slots:
+            self._slots.append(Slot(self, closes=closes, answer=answer))
         else:
             self._write(answer, closes=closes)
 
-    def _call(self, body: bytes, slot: Slot) -> Answer | None:
+    def _promise(self) -> Slot:
+        """Return the place of an answer that will come later."""
+        slot = Slot(self, closes=self._closes)
+        self._slots.append(slot)
+        return slot
+
+    def _call(self, body: bytes) -> Answer | None:
         """Make the call if it is a hot one in its plain spelling."""
         calls, head = self._door.hot_calls, self._head
         method, url = head.method, head.url
@@ -238,22 +253,17 @@ class Connection(asyncio.Protocol):
             return NOT_HOT
         if method == b"POST":
             if url == b"/v1/orders":
-                return calls.place_order(head.authorization, head.idempotency_key, body, slot)
+                return calls.place_order(head.authorization, head.idempotency_key, body, self._promise)
         elif method == b"GET":
             if url.startswith(ORDER_PATH):
                 name = url[len(ORDER_PATH) :]
                 if is_plain(name):
-                    return calls.get_order(head.authorization, name.decode(), slot)
+                    return calls.get_order(head.authorization, name.decode(), self._promise)
             elif url.startswith(CAMPAIGN_PATH):
                 name = url[len(CAMPAIGN_PATH) :]
                 if is_plain(name):
                     return calls.get_campaign(name.decode())
         return NOT_HOT
-
-    def _begin(self) -> None:
-        """Be ready for the next request."""
-        self._stage = HEAD
-        self._head.begin()
 
     def _refuse(self, answer: Answer) -> None:
         """Answer what is no request, in its turn, and take nothing more from this connection."""
@@ -262,9 +272,7 @@ class Connection(asyncio.Protocol):
         if not self._slots:
             self._finish(answer)
             return
-        slot = Slot(self, closes=True)
-        slot.answer = answer
-        self._slots.append(slot)
+        self._slots.append(Slot(self, closes=True, answer=answer))
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -277,7 +285,7 @@ class Connection(asyncio.Protocol):
             first = slots.pop(0)
             assert first.answer is not None  # noqa: S101 -- as just asked
             self._write(first.answer, closes=first.closes)
-        if self._buffer or self._reading_paused:
+        if self._buffer or self._reading_paused or self._half_closed:
             self._go_on()
 
     def _write(self, answer: Answer, *, closes: bool) -> None:
@@ -287,8 +295,9 @@ class Connection(asyncio.Protocol):
         if closes or answer.closes:
             self._finish(answer)
             return
-        self._since_s = self._door.now_s
-        transport.write(b"".join((answer.head(), self._door.date_line, answer.body)))
+        door = self._door
+        self._since_s = door.now_s
+        transport.write(answer.wire(door.date_line))
 
     def _finish(self, answer: Answer) -> None:
         """Write the connection's last answer and end it, so that the buyer can read it."""
@@ -313,19 +322,22 @@ class Connection(asyncio.Protocol):
         if self._may_take():
             buffer, self._buffer = self._buffer, b""
             self._take(buffer)
+        if self._half_closed and self._transport is not None and not self._lingers and not self._is_busy():
+            self._transport.close()
 
     # -- aiohttp's requests ----------------------------------------------------------------------------------------
 
     def _lend(self, request: bytes, *, last: bool) -> None:
         transport = self._transport
         assert transport is not None  # noqa: S101 -- a request is taken only while there is one
-        self._begin()
+        self._stage = HEAD
         self._passes = last
-        handler = self._lent = self._door.lend(self._given_back, last=last)
+        handler = self._lent = self._door.lend(self._given_back, last=last or self._closes)
         handler.connection_made(transport)
         handler.data_received(request)
 
     def _given_back(self, handler: LentHandler, usable: bool) -> None:
+        self._since_s = self._door.now_s
         if usable and self._transport is not None and not self._passes:
             # Not within aiohttp's own task, which has a few things to finish.
             asyncio.get_running_loop().call_soon(self._take_back, handler)
@@ -348,7 +360,8 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or now_s - self._since_s <= self._patience_s():
             return
-        if self._write_paused or self._lingers:
+        unread = transport.get_write_buffer_size() > 0 and not self._buffer
+        if self._write_paused or self._lingers or transport.is_closing() or unread:
             transport.abort()
         elif not self._buffer:
             transport.close()
@@ -358,7 +371,7 @@ class Connection(asyncio.Protocol):
     def _patience_s(self) -> float:
         """Return how long the connection may wait for what it waits for now."""
         settings = self._door.settings
-        if self._write_paused:
+        if self._write_paused or (self._transport is not None and self._transport.is_closing()):
             return settings.send_timeout_s
         if self._lingers:
             return settings.linger_s
@@ -375,6 +388,8 @@ class Connection(asyncio.Protocol):
         elif self._slots:
             self._slots[-1].closes = True
             self._ended = True
+        elif not self._buffer:
+            self._since_s = self._door.now_s
 
     def abort(self) -> None:
         """End the connection at once."""

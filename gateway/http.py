@@ -13,7 +13,7 @@ from domain.settings import GatewaySettings
 from gateway.answers import BODY_LATE, Answer, body_too_large, problem
 from gateway.calls import BuyerCalls
 from gateway.openapi import docs_html, document_json
-from gateway.orders import Then
+from gateway.orders import Promise
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,12 @@ class BuyerPlane:
         if isinstance(body, Answer):
             return _response(body)
         authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
-        return await _answered(lambda then: self._calls.place_order(authorization, key, body, then))
+        return await _answered(lambda promise: self._calls.place_order(authorization, key, body, promise))
 
     async def get_order(self, request: web.Request) -> web.Response:
         """`GET /v1/orders/{id}`."""
         authorization, order_id = _header(request, "Authorization"), request.match_info["id"]
-        return await _answered(lambda then: self._calls.get_order(authorization, order_id, then))
+        return await _answered(lambda promise: self._calls.get_order(authorization, order_id, promise))
 
     async def get_campaign(self, request: web.Request) -> web.Response:
         """`GET /v1/campaigns/{id}`."""
@@ -101,7 +101,7 @@ def _header(request: web.Request, name: str) -> bytes | None:
     return None if value is None else value.encode("utf-8", "surrogateescape")
 
 
-async def _answered(call: Callable[[Then], Answer | None]) -> web.Response:
+async def _answered(call: Callable[[Promise], Answer | None]) -> web.Response:
     """Make one of the hot calls and wait for its answer."""
     told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
@@ -109,7 +109,7 @@ async def _answered(call: Callable[[Then], Answer | None]) -> web.Response:
         if not told.done():  # a buyer who has gone away is no error
             told.set_result(answer)
 
-    answer = call(then)
+    answer = call(lambda: then)
     return _response(answer if answer is not None else await told)
 
 

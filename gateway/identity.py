@@ -8,7 +8,7 @@ together. Other algorithms are PyJWT's.
 import binascii
 import hashlib
 import hmac
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import jwt
 import msgspec
@@ -19,15 +19,17 @@ from domain.settings import AuthSettings
 
 HS256_SECRET_BYTES_MIN: Final = 32
 TOKEN_BYTES_MAX: Final = 4_096
+"""With `Bearer ` before it."""
 TIER_BYTES_MAX: Final = 32
 HEADERS_REMEMBERED_MAX: Final = 64
 """Different first parts of tokens; an issuer has one or two."""
 _TO_URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URLSAFE: Final = bytes.maketrans(b"-_+/", b"+/!!")
+_MISSING: Final = "send Authorization: Bearer <token>"
 _EXPIRED: Final = "the token has expired"
 
 
-class Identity(NamedTuple):
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """A verified buyer."""
 
     user_id: str
@@ -73,7 +75,10 @@ class Verifier:
         self._mac = hmac.new(key, digestmod=hashlib.sha256)
         self._claims = self._hs256_claims if settings.algorithm == "HS256" else self._pyjwt_claims
         self._good_headers: set[bytes] = set()
+        self._seen: set[int] = set()
+        """Hashes of tokens that came once: most never come again, and one is remembered from the second time on."""
         self._verified: dict[bytes, Identity] = {}
+        """By the header's whole value, as it came."""
         self._verified_before: dict[bytes, Identity] = {}
 
     @property
@@ -91,31 +96,39 @@ class Verifier:
         Raises:
             TokenRefusedError: missing, malformed, forged, expired, or not meant for flashgate.
         """
-        if not authorization or authorization[:7].lower() != b"bearer ":
-            raise TokenRefusedError("send Authorization: Bearer <token>")
-        token = authorization[7:].strip()
-        known = self._verified.get(token) or self._verified_before.get(token)
+        if authorization is None:
+            raise TokenRefusedError(_MISSING)
+        known = self._verified.get(authorization) or self._verified_before.get(authorization)
         if known is not None:
             if now_s < known.expires_s:
                 return known
             raise TokenRefusedError(_EXPIRED)
-        identity = self._verify(token, now_s)
+        identity = self._verify(authorization, now_s)
+        seen, mark = self._seen, hash(authorization)
+        if mark not in seen:
+            if len(seen) >= self._settings.cache_max:
+                seen.clear()
+            seen.add(mark)
+            return identity
         if len(self._verified) * 2 >= self._settings.cache_max:
             # Two generations, each half of the bound: the older one goes as a whole, which costs nothing a token.
             self._verified_before, self._verified = self._verified, {}
-        self._verified[token] = identity
+        self._verified[authorization] = identity
         return identity
 
-    def _verify(self, token: bytes, now_s: float) -> Identity:
-        if len(token) > TOKEN_BYTES_MAX:
+    def _verify(self, authorization: bytes, now_s: float) -> Identity:
+        if authorization[:7].lower() != b"bearer ":
+            raise TokenRefusedError(_MISSING)
+        if len(authorization) > TOKEN_BYTES_MAX:
             raise TokenRefusedError("the token is too long")
-        claims = self._claims(token, now_s)
+        claims = self._claims(authorization[7:].strip(), now_s)
         user_id = claims.sub
-        raw = user_id.encode("utf-8", "replace")
+        # Of all white space the blank alone is printable.
+        if not user_id.isprintable() or user_id[:1] == " " or user_id[-1:] == " ":
+            raise TokenRefusedError("the token's sub must be printable, without blanks at its ends")
+        raw = user_id.encode()
         if not 1 <= len(raw) <= USER_ID_MAX_BYTES:
             raise TokenRefusedError(f"the token's sub must be a string of 1 to {USER_ID_MAX_BYTES} bytes")
-        if not user_id.isprintable() or user_id != user_id.strip():
-            raise TokenRefusedError("the token's sub must be printable, without blanks at its ends")
         if len(claims.tier) > TIER_BYTES_MAX:
             raise TokenRefusedError(f"the token's tier must be a string of at most {TIER_BYTES_MAX} characters")
         expires_s = claims.exp + self._settings.leeway_s

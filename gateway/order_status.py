@@ -83,15 +83,15 @@ class StatusDesk:
             self._send, self._give_up, batch_max=batch_max, wait_max_s=answer_timeout_s
         )
 
-    def ask(self, order_id: str, user_id: str, then: Callable[[Answer], None]) -> Answer | None:
-        """Answer at once, or call `then` later."""
+    def ask(self, order_id: str, user_id: str, promise: Callable[[], Callable[[Answer], None]]) -> Answer | None:
+        """Answer at once, or promise an answer."""
         parts = split_order_id(order_id)
         if parts is None:
             return _NOT_FOUND
         if self._waiting >= self._inflight_max:
             return _BUSY
         self._waiting += 1
-        self._queue.submit(Question(order_id, *parts, user_id, then))
+        self._queue.submit(Question(order_id, *parts, user_id, promise()))
         return None
 
     async def _send(self, batch: list[Question]) -> None:

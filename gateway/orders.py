@@ -11,7 +11,7 @@ from domain.order import order_id
 from domain.outcomes import BUSY, PROBLEM_OF_OUTCOME, UNKNOWN, Outcome, Problem
 from domain.settings import GatewaySettings
 from gateway.admission import inflight_limit, refusal
-from gateway.answers import Answer, Decision, of_decision, problem
+from gateway.answers import Answer, Decision, accepted, of_decision, problem
 from gateway.campaigns import Campaigns
 from gateway.group_commit import GroupCommit
 from gateway.identity import Identity, TokenRefusedError, Verifier
@@ -22,16 +22,24 @@ from gateway.watermarks import Watermarks
 Admit = Callable[[str, list[OrderRequest]], Awaitable[BatchReply]]
 Then = Callable[[Answer], None]
 """What is called with the answer once there is one; called once, never from within the call that took it."""
+Promise = Callable[[], Then]
+"""Asked by a call that cannot answer at once where to bring its answer later."""
 
 GUARD_WAIT_MS: Final = 1_000
 RETRY_WAIT_MS: Final = 1_000
 
+_IS_ACCEPTED: Final = Outcome.ACCEPTED
 _ACCEPTED: Final = Decision()
 _REPLAYED: Final = Decision(replayed=True)
 _BUSY: Final = problem(BUSY, headers=(("Retry-After", "1"),))
 _KEY_MISSING: Final = problem(outcomes.KEY_MISSING, "send an Idempotency-Key: any string that is new for each purchase")
 _NO_CAMPAIGN: Final = problem(outcomes.NOT_FOUND, "there is no such campaign")
 _CAMPAIGN_UNKNOWN: Final = problem(UNKNOWN, headers=(("Retry-After", "1"),))
+
+
+def unauthenticated(error: TokenRefusedError) -> Answer:
+    """Return 401."""
+    return problem(outcomes.UNAUTHENTICATED, str(error), (("WWW-Authenticate", "Bearer"),))
 
 
 def no_campaign(campaigns: Campaigns, campaign_id: str, now_s: float) -> Answer:
@@ -41,12 +49,15 @@ def no_campaign(campaigns: Campaigns, campaign_id: str, now_s: float) -> Answer:
 
 def decision_of(outcome: Outcome, detail: int) -> Decision:
     """Translate one outcome of the script."""
-    if outcome is Outcome.ACCEPTED:
+    if outcome is _IS_ACCEPTED:
         return _ACCEPTED
     if outcome is Outcome.REPLAYED:
         return _REPLAYED
     policy = "user" if outcome is Outcome.USER_RATE_LIMITED else "campaign"
     return Decision(PROBLEM_OF_OUTCOME[outcome], wait_ms=detail, policy=policy)
+
+
+_REFUSALS: Final = {outcome: of_decision(Decision(what), "") for outcome, what in PROBLEM_OF_OUTCOME.items()}
 
 
 class Waiting:
@@ -88,13 +99,14 @@ class OrderDesk:
         try:
             return self._verifier.identify(authorization, time.time())
         except TokenRefusedError as error:
-            return problem(outcomes.UNAUTHENTICATED, str(error), (("WWW-Authenticate", "Bearer"),))
+            return unauthenticated(error)
 
-    def place(self, authorization: bytes | None, key: bytes | None, body: bytes, then: Then) -> Answer | None:
-        """Take one `POST /v1/orders` in: answer it at once, or pass it on to Redis and call `then` later."""
-        buyer = self.identify(authorization)
-        if isinstance(buyer, Answer):
-            return buyer
+    def place(self, authorization: bytes | None, key: bytes | None, body: bytes, promise: Promise) -> Answer | None:
+        """Take one `POST /v1/orders` in: answer it at once, or pass it on to Redis and promise an answer."""
+        try:
+            buyer = self._verifier.identify(authorization, time.time())
+        except TokenRefusedError as error:
+            return unauthenticated(error)
         if not key:
             return _KEY_MISSING
         try:
@@ -107,31 +119,26 @@ class OrderDesk:
         now_s = time.monotonic()
         if view is None:
             return no_campaign(campaigns, campaign_id, now_s)
-        refused = refusal(
-            view,
-            campaigns.guards[campaign_id],
-            wanted.sku_id,
-            now_s,
-            lambda: campaigns.may_hold(campaign_id, buyer.user_hash),
-        )
-        if refused is not None:
+        refused = refusal(view, campaigns.guards[campaign_id], wanted.sku_id, now_s)
+        # Asked only before a refusal: the retry of an accepted order gets to Redis, which answers with its acceptance.
+        if refused is not None and not campaigns.may_hold(campaign_id, buyer.user_hash):
             return self._refuse(campaign_id, refused)
         if self.waiting >= inflight_limit(buyer.tier, self._settings.inflight_max):
-            self._metrics.decided(BUSY.code, "memory")
+            self._metrics.busy += 1
             return _BUSY
         whole_id = order_id(campaign_id, buyer.user_id, key_text)
         order = OrderRequest(whole_id[-32:], print_, wanted.sku_id, wanted.quantity, buyer.user_id, buyer.user_hash)
         self.waiting += 1
         queue = self._queues.get(campaign_id) or self._open_queue(campaign_id)
-        queue.submit(Waiting(order, whole_id, then))
+        queue.submit(Waiting(order, whole_id, promise()))
         return None
 
     def _refuse(self, campaign_id: str, refused: Outcome) -> Answer:
-        self._metrics.decided(refused.name, "memory")
+        self._metrics.in_memory[refused] += 1
         if refused is Outcome.RATE_LIMITED:
             self._campaigns.guard_refused(campaign_id)
             return self._answer(Decision(outcomes.RATE_LIMITED, False, GUARD_WAIT_MS, "campaign"), "", campaign_id)
-        return of_decision(Decision(PROBLEM_OF_OUTCOME[refused]), "")
+        return _REFUSALS[refused]
 
     def _answer(self, decision: Decision, whole_id: str, campaign_id: str) -> Answer:
         limits = self._limits(campaign_id) if decision.problem is outcomes.RATE_LIMITED else None
@@ -177,13 +184,14 @@ class OrderDesk:
         """Hand the decisions out; with `durability = "kafka"` acceptances wait for the relay."""
         durable = self._settings.durability == "kafka"
         held_back: list[tuple[Waiting, Decision]] = []
+        counts, campaigns = self._metrics.in_redis, self._campaigns
         for waiting, (outcome, detail) in zip(batch, reply.decisions, strict=True):
-            self._metrics.decided(outcome.name, "redis")
-            decision = decision_of(outcome, detail)
-            if outcome is Outcome.ACCEPTED:
-                self._campaigns.note_holder(campaign_id, waiting.order.user_hash)
+            counts[outcome] += 1
+            if outcome is _IS_ACCEPTED:
+                campaigns.note_holder(campaign_id, waiting.order.user_hash)
             elif outcome is Outcome.REPLAYED:
-                self._campaigns.give_back_token(campaign_id)
+                campaigns.give_back_token(campaign_id)
+            decision = decision_of(outcome, detail)
             if durable and decision.problem is None:
                 held_back.append((waiting, decision))
             else:
@@ -200,7 +208,10 @@ class OrderDesk:
 
     def _settle(self, campaign_id: str, waiting: Waiting, decision: Decision) -> None:
         self.waiting -= 1
-        waiting.then(self._answer(decision, waiting.order_id, campaign_id))
+        if decision is _ACCEPTED:
+            waiting.then(accepted(waiting.order_id, replayed=False))
+        else:
+            waiting.then(self._answer(decision, waiting.order_id, campaign_id))
 
     def _settle_each(self, campaign_id: str, decided: list[tuple[Waiting, Decision]]) -> None:
         for waiting, decision in decided:

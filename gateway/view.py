@@ -49,6 +49,8 @@ class CampaignView:
     read_at_s: float
     """Monotonic time of the read."""
     redis_ms_at_read: int
+    on_sale_until_s: float
+    """Until then, by our monotonic clock, the campaign is certainly open, in its window, and this view fresh."""
 
     def redis_ms(self, now_s: float) -> int:
         """Estimate Redis's clock, Unix ms."""
@@ -62,6 +64,7 @@ class CampaignView:
 def make_view(campaign_id: str, snapshot: "Snapshot", now_s: float) -> CampaignView:
     """Build the view of an atomic read that was made at monotonic time `now_s`."""
     fields = snapshot.fields
+    redis_ms = snapshot.now_us // 1000
     return CampaignView(
         id=campaign_id,
         kind=fields["kind"],
@@ -78,8 +81,16 @@ def make_view(campaign_id: str, snapshot: "Snapshot", now_s: float) -> CampaignV
             sku: SoldOut(fields["run_id"], line.epoch) for sku, line in snapshot.stock.items() if line.remaining == 0
         },
         read_at_s=now_s,
-        redis_ms_at_read=snapshot.now_us // 1000,
+        redis_ms_at_read=redis_ms,
+        on_sale_until_s=now_s + _certainly_on_sale_s(fields, redis_ms),
     )
+
+
+def _certainly_on_sale_s(fields: dict[str, str], redis_ms: int) -> float:
+    """Return for how many seconds from its read on a view says that the campaign is open and in its window."""
+    if fields["state"] != CampaignState.OPEN or redis_ms < int(fields["opens_ms"]):
+        return 0.0
+    return min(VIEW_AGE_MAX_S, (int(fields["closes_ms"]) - WINDOW_MARGIN_MS - redis_ms) / 1000)
 
 
 def refuse_from_memory(view: CampaignView, sku_id: str, now_s: float) -> Outcome | None:
@@ -87,6 +98,8 @@ def refuse_from_memory(view: CampaignView, sku_id: str, now_s: float) -> Outcome
 
     Only for buyers who hold nothing; the caller has asked the holder filter, read no earlier than the view.
     """
+    if now_s < view.on_sale_until_s:
+        return _refuse_sku(view, sku_id)
     if not view.is_fresh(now_s):
         return None
     redis_ms = view.redis_ms(now_s)
@@ -97,11 +110,13 @@ def refuse_from_memory(view: CampaignView, sku_id: str, now_s: float) -> Outcome
         return Outcome.NOT_STARTED
     if view.state == CampaignState.PAUSED and view.opens_ms <= redis_ms < view.closes_ms - WINDOW_MARGIN_MS:
         return Outcome.PAUSED
-    if sku_id not in view.stock:
-        return Outcome.UNKNOWN_SKU
+    return _refuse_sku(view, sku_id)
+
+
+def _refuse_sku(view: CampaignView, sku_id: str) -> Outcome | None:
     if sku_id in view.sold_out:
         return Outcome.SOLD_OUT
-    return None
+    return None if sku_id in view.stock else Outcome.UNKNOWN_SKU
 
 
 def sku_state(view: CampaignView, sku_id: str, now_s: float) -> SkuState:

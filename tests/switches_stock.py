@@ -45,9 +45,10 @@ def quantity_checked_in_script() -> None:
 
 def checks_before_writes() -> None:
     """The script touches the outbox only after it has written the stock."""
-    append = "last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'orders', cmsgpack.pack(accepted))"
+    append = "last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'orders', "
+    append += "array_head(#accepted) .. table.concat(accepted))"
     alter_script("admit_orders", "redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[4])", "false")
-    after = "holders_length = redis.call('APPEND', KEYS[4], table.concat(new_holders))"
+    after = "holders_length = redis.call('APPEND', KEYS[4], hashes_at(ARGV[5], holders))"
     alter_script("admit_orders", append, "")
     alter_script("admit_orders", after, f"{after} {append}")
 
@@ -155,16 +156,17 @@ def dead_children_restarted() -> None:
 
 
 def signature_checked() -> None:
-    """A token is believed whatever its signature."""
-    import jwt
+    """A token is believed whatever its signature, and whatever algorithm it names."""
+    from gateway import identity
 
-    decode = jwt.decode
+    def any_signature(_mac: Any, _signed: bytes, _signature: bytes) -> bool:
+        return True
 
-    def gullible(token: str, _key: Any, *, options: Any, **more: Any) -> Any:
-        more.pop("algorithms")
-        return decode(token, "", options={**options, "verify_signature": False}, **more)  # type: ignore[arg-type]
+    def any_header(_self: identity.Verifier, _header: bytes) -> None:
+        return
 
-    replace(jwt, "decode", gullible)
+    replace(identity, "is_signed", any_signature)
+    replace(identity.Verifier, "_check_header", any_header)
 
 
 def user_in_order_id() -> None:

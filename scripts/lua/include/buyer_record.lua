@@ -32,3 +32,15 @@ local function units_held(record, sku)
   end
   return units
 end
+
+-- Pieces of MessagePack, so that a buyer's first attempt and an outbox item are joined rather than packed: an array of
+-- 1, 3, 6 or 7 begins with one byte, and the numbers 0 to 127 are one byte.
+local HOLD_1, HOLD_1_HELD, OUTBOX_ITEM = '\1', '\1\1', '\151'
+
+local function new_record_head(tokens_u, refilled_us)
+  return '\147' .. cmsgpack.pack(tokens_u) .. cmsgpack.pack(refilled_us) .. '\145\150'
+end
+
+local function array_head(length)
+  return string.char(220, math.floor(length / 256), length % 256)
+end
