@@ -5,9 +5,6 @@ from typing import Final
 
 import msgspec
 
-LINE_BYTES_MAX: Final = 1 << 28
-"""The result has all accepted order ids in it: about 75 bytes each."""
-
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a crowd is to do.

@@ -22,6 +22,7 @@ import uvloop
 from hdrh.histogram import HdrHistogram
 from setproctitle import setproctitle
 
+from bench import link
 from bench.crowd import NO_REPLY, Ask, Crowd, Outcome, Reply
 from bench.crowd_http import Lane, Response, read_reply
 from bench.crowd_messages import GO, Failed, Job, Message, Progress, Ready, Result, to_line
@@ -272,9 +273,7 @@ def _on_sale(body: bytes, sku_id: str) -> bool:
 
 def tell(out: int, message: Message) -> None:
     """Write a message, whole: the parent reads."""
-    line = memoryview(to_line(message))
-    while line:
-        line = line[os.write(out, line) :]
+    link.tell(out, to_line(message))
 
 
 async def work(job: Job, in_: int, out: int) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 import typer
 
 GROUPS: Final = {
+    "bench": "cli.bench:app",
     "campaign": "cli.campaign:app",
     "stack": "cli.stack:app",
     "stock": "cli.campaign:stock_app",

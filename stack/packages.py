@@ -20,6 +20,8 @@ PACKAGE_OF: Final = {
     "mariadb-install-db": "mariadb-server",
     "java": "default-jre-headless",
     "mvn": "maven",
+    "nginx": "nginx-light",
+    "wrk": "wrk",
 }
 _SYSTEM_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
@@ -92,6 +94,13 @@ async def ensure(*, kafka_cached: bool, log: Path, note: Callable[[str], None]) 
         await _install(missing, log, note)
         if not await _java_is_new_enough(log):
             raise MissingPackagesError(f"Kafka needs Java {JAVA_VERSION_MIN} or newer; point JAVA_HOME at one")
+
+
+async def ensure_programs(*names: str, log: Path, note: Callable[[str], None]) -> None:
+    """Install the packages of those of these programs that are missing; arguments and errors as in `ensure`."""
+    missing = [PACKAGE_OF[name] for name in names if find(name) is None]
+    if missing:
+        await _install(missing, log, note)
 
 
 async def _java_is_new_enough(log: Path) -> bool:

@@ -1,0 +1,259 @@
+"""`flashgate bench …`: measurements. Each leaves a folder `runs/<name>/` with its figures and its environment."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import aiohttp
+import msgspec
+import typer
+
+from bench import go_peer
+from bench.compare import Comparison, Plan, compare
+from bench.errors import BenchError
+from bench.load_messages import LoadJob
+from bench.load_run import run_load
+from bench.measure import Effort
+from bench.memory import connections_possible
+from bench.scale import to_json
+from bench.scale_rig import ScalePlan, measure_scale
+from bench.servers import GO, NGINX, PEERS, gateway_settings
+from bench.wrk import Wrk
+from cli.bench_full import measure_full
+from cli.bench_load import SPARE_UNITS, Wanted, address, gateway_url, own_sale
+from cli.bench_run import RUNS, Run, run_measurement
+from cli.bench_view import show_comparison, show_load, show_scale
+from cli.config import load
+from domain.settings import RedisSettings, Settings
+
+KNOWN_TIMEOUT_S: Final = 10.0
+KNOWN_POLL_S: Final = 0.1
+US_PER_MS: Final = 1_000.0
+
+app = typer.Typer(no_args_is_help=True, help="Measure flashgate: beside its peers, under an offered load, as it grows.")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON; the rest goes to stderr.")]
+NameOption = Annotated[str, typer.Option(help="Name of the run's folder; default: the command and the time.")]
+RunsOption = Annotated[
+    Path, typer.Option("--runs", metavar="FOLDER", help="Where the run's folder is made.", show_default="runs")
+]
+ConnectionsOption = Annotated[
+    int, typer.Option(min=1, max=10_000, help="Connections of the driver, kept alive, one request at a time on each.")
+]
+
+
+@app.command(name="compare")
+def compare_command(
+    *,
+    seconds: Annotated[int, typer.Option(min=1, max=60, help="How long each target is driven, each time.")] = 3,
+    requests: Annotated[
+        int, typer.Option(min=0, max=2_000_000, help="At most so many requests each time; 0: as many as fit.")
+    ] = 0,
+    connections: ConnectionsOption = 128,
+    repeat: Annotated[int, typer.Option(min=1, max=100, help="Rounds; every second one goes backwards.")] = 3,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PEER", help=f"Leave a peer out on purpose: {', '.join(PEERS)}. May be given again."),
+    ] = None,
+    offered_seconds: Annotated[
+        int, typer.Option(min=0, max=600, help="How long each is driven at the same offered rate; 0: not at all.")
+    ] = 5,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure memory, too.")] = True,
+    full: Annotated[
+        bool, typer.Option("--full/--no-full", help="One more row with relay, Kafka, consumer and MySQL running.")
+    ] = True,
+    json: JsonOption = False,
+    name: NameOption = "",
+    runs: RunsOption = RUNS,
+) -> None:
+    """Measure flashgate and its peers in turn, with one driver, the same tokens and the same Redis settings.
+
+    Takes about four minutes. Every request is another buyer's, with a token never seen before; everything runs on
+    loopback. Exit code 2 if a peer is missing, fails, or gives fewer than 99% of the expected answers.
+    """
+    options = {
+        "seconds": seconds,
+        "requests": requests,
+        "connections": connections,
+        "repeat": repeat,
+        "without": without or [],
+        "offered_seconds": offered_seconds,
+    }
+    if unknown := set(without or ()) - set(PEERS):
+        raise typer.BadParameter(f"there is no peer {min(unknown)!r}; peers: {', '.join(PEERS)}")
+
+    async def work(run: Run) -> dict[str, Any]:
+        peers = tuple(peer for peer in PEERS if peer not in (without or ()))
+        if GO in peers and not go_peer.program():
+            raise BenchError(f"the peer go is missing: {go_peer.HOW_TO_INSTALL}")
+        await run.install("redis-server", *([NGINX] if NGINX in peers else []))
+        driver = await run.closed_loop()
+        effort = Effort(seconds=seconds, requests=requests, connections=connections)
+        plan = Plan(
+            peers=peers,
+            effort=effort,
+            repeat=repeat,
+            offered_seconds=offered_seconds,
+            with_memory=memory,
+            full=(lambda: measure_full(run.place, driver, effort)) if full else None,
+        )
+        comparison = Comparison("wrk" if isinstance(driver, Wrk) else "the load driver's closed mode")
+        await compare(run.place, driver, run.minter, plan, comparison, run.say)
+        facts = comparison.to_json()
+        show_comparison(run.console, comparison)
+        await run.write("compare", facts, gateway_settings(run.place, RedisSettings()), options)
+        return facts
+
+    run_measurement("compare", work, name, runs, json=json)
+
+
+@app.command(name="load")
+def load_command(
+    *,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="Orders offered a second.")],
+    seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="How long they are offered.")] = 10.0,
+    url: Annotated[str, typer.Option(help="The gateway; default: that of the running `flashgate up`.")] = "",
+    connections: ConnectionsOption = 256,
+    processes: Annotated[
+        int, typer.Option(min=0, max=64, help="Of the driver; 0: half of the cores, at least one.")
+    ] = 0,
+    campaign: Annotated[
+        str, typer.Option(help="An open campaign with enough stock; default: one of its own, closed afterwards.")
+    ] = "",
+    sku: Annotated[str, typer.Option(help="A SKU of that campaign.")] = "",
+    sold_out_share: Annotated[
+        float, typer.Option(min=0, max=1, help="This share of the orders wants a SKU that is sold out.")
+    ] = 0.0,
+    json: JsonOption = False,
+    name: NameOption = "",
+    runs: RunsOption = RUNS,
+) -> None:
+    """Offer orders to a running gateway at a constant rate, and tell how long each waited since it was due.
+
+    Open loop: requests are due by the clock, whatever becomes of those before, so that a stall is seen as every buyer
+    would have seen it. Each order is another buyer's. Says so if the driver itself was the bottleneck.
+    """
+    if bool(campaign) != bool(sku):
+        raise typer.BadParameter("--campaign and --sku belong together")
+    if campaign and sold_out_share:
+        raise typer.BadParameter("--sold-out-share needs a campaign of its own: leave --campaign out")
+    options = {"rate": rate, "seconds": seconds, "connections": connections, "sold_out_share": sold_out_share}
+
+    async def work(run: Run) -> dict[str, Any]:
+        settings = load()
+        if settings.auth.algorithm != "HS256":
+            raise BenchError("tokens can be made with HS256 only; auth.algorithm is another one")
+        if connections_possible(connections) < connections:
+            raise BenchError(f"--connections {connections}: the limit of open files (ulimit -n) is too low")
+        host, port = address(gateway_url(url))
+        async with contextlib.AsyncExitStack() as opened:
+            wanted = Wanted(campaign, sku)
+            if not campaign:
+                units = round(rate * seconds) + SPARE_UNITS
+                wanted = await opened.enter_async_context(own_sale(settings, units))
+            await _until_known(host, port, wanted.campaign_id)
+            job = _load_job(settings, (host, port), wanted, (rate, seconds, connections, sold_out_share))
+            run.say(f"offering {rate:,.0f} orders/s for {seconds:g} s to http://{host}:{port} …")
+            count = processes or max(1, (os.cpu_count() or 1) // 2)
+            report, histogram = await run_load(job, count, run.place.folder / "load.log")
+        if not report.answered:
+            raise BenchError(f"http://{host}:{port} gave no answer: {report.errors:,} errors")
+        facts: dict[str, Any] = msgspec.to_builtins(report, str_keys=True)
+        show_load(run.console, report)
+        await run.write("load", facts, settings, options)
+        with (run.folder / "load.hgrm").open("wb") as file:
+            histogram.output_percentile_distribution(file, US_PER_MS)
+        return facts
+
+    run_measurement("load", work, name, runs, json=json)
+
+
+def _load_job(settings: Settings, at: tuple[str, int], wanted: Wanted, how: tuple[float, float, int, float]) -> LoadJob:
+    rate, seconds, connections, sold_out_share = how
+    return LoadJob(
+        mode="open",
+        host=at[0],
+        port=at[1],
+        campaign_id=wanted.campaign_id,
+        sku_ids=(wanted.sku_id,),
+        other_sku_id=wanted.sold_out_sku_id,
+        other_share=sold_out_share,
+        key_file=str(Path(settings.auth.key_file).absolute()),
+        audience=settings.auth.audience,
+        prefix=f"l{secrets.token_hex(4)}",
+        connections=connections,
+        seconds=seconds,
+        rate_per_s=rate,
+    )
+
+
+async def _until_known(host: str, port: int, campaign_id: str) -> None:
+    """Wait until the gateway shows the campaign.
+
+    Raises:
+        BenchError: it does not, or cannot be reached.
+    """
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    last = "no answer"
+    try:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(KNOWN_TIMEOUT_S):
+            while True:
+                async with session.get(f"{url}/v1/campaigns/{campaign_id}") as answer:
+                    if answer.status == 200:
+                        return
+                    last = f"it answers {answer.status}"
+                await asyncio.sleep(KNOWN_POLL_S)
+    except aiohttp.ClientError as error:
+        raise BenchError(f"{url} cannot be reached: {error}") from None
+    except TimeoutError:
+        raise BenchError(f"{url} does not show the campaign {campaign_id!r}: {last}") from None
+
+
+@app.command(name="scale")
+def scale_command(
+    *,
+    buyers_max: Annotated[
+        int, typer.Option(min=10, max=10_000_000, help="Buyers who hold an order already, at the largest level.")
+    ] = 1_000_000,
+    skus_max: Annotated[int, typer.Option(min=1, max=5_000, help="SKUs, at the largest level.")] = 1_000,
+    orders: Annotated[
+        int, typer.Option(min=100, max=1_000_000, help="Orders that are measured, each round of each level.")
+    ] = 5_000,
+    connections: ConnectionsOption = 128,
+    repeat: Annotated[int, typer.Option(min=1, max=100, help="Rounds; every second one goes backwards.")] = 9,
+    prefill_seconds: Annotated[
+        float, typer.Option(min=1, max=3_600, help="Filling one level up takes no longer; it is a smaller one then.")
+    ] = 90.0,
+    json: JsonOption = False,
+    name: NameOption = "",
+    runs: RunsOption = RUNS,
+) -> None:
+    """Measure what an accepted order costs as a campaign grows: in buyers, and in SKUs.
+
+    The CPU of gateway and Redis together, against the smallest level of the same round. Takes about two minutes. Each
+    level has a Redis and a worker of its own on loopback.
+    """
+    options = {"buyers_max": buyers_max, "skus_max": skus_max, "orders": orders, "repeat": repeat}
+    if orders < connections:
+        raise typer.BadParameter("--orders must be at least as many as --connections")
+
+    async def work(run: Run) -> dict[str, Any]:
+        plan = ScalePlan(
+            buyers_max=buyers_max,
+            skus_max=skus_max,
+            orders=orders,
+            connections=connections,
+            repeat=repeat,
+            prefill_seconds=prefill_seconds,
+        )
+        await run.install("redis-server")
+        found = await measure_scale(run.place, await run.closed_loop(), plan, run.say)
+        facts = to_json(found)
+        show_scale(run.console, found)
+        await run.write("scale", facts, gateway_settings(run.place, RedisSettings()), options)
+        return facts
+
+    run_measurement("scale", work, name, runs, json=json)
