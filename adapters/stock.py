@@ -1,6 +1,7 @@
 """Stock in Redis, as Python calls: each is one script of `scripts/lua/` or one atomic read."""
 
 import asyncio
+import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ from domain.errors import BackendError, FencedError, OperationRefusedError, Pois
 from domain.outbox import START
 from domain.outcomes import BatchStatus, Outcome, ReleaseOutcome
 
+_STOCK_LINE: Final = struct.Struct(">QQQQQIQ")
 _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack_record: Final = msgspec.msgpack.Decoder(tuple[Any, Any, list[tuple[str, str, str, int, int, int]]]).decode
 
@@ -317,16 +319,21 @@ async def open_gate(channel: ScriptChannel, campaign_id: str, run_id: str) -> bo
     return bool(code == 1)
 
 
-def parse_stock_line(text: bytes) -> StockLine:
-    """Read a SKU's numbers.
+def parse_stock_line(line: bytes) -> StockLine:
+    """Read a SKU's numbers, see scripts/lua/include/stock_line.lua.
 
     Raises:
-        PoisonRecordError: not seven whole numbers.
+        PoisonRecordError: of another length.
     """
     try:
-        return StockLine(*[int(part) for part in text.split()])
-    except (ValueError, TypeError):
-        raise PoisonRecordError(f"not a stock line: {text[:80]!r}") from None
+        return StockLine(*_STOCK_LINE.unpack(line))
+    except struct.error:
+        raise PoisonRecordError(f"not a stock line: {line[:80]!r}") from None
+
+
+def pack_stock_line(line: StockLine) -> bytes:
+    """Write a SKU's numbers, as the scripts do."""
+    return _STOCK_LINE.pack(*line)
 
 
 def read_attempts(packed: bytes | None) -> list[Attempt]:

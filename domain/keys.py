@@ -28,7 +28,7 @@ def campaign(campaign_id: str) -> str:
 
 
 def stock(campaign_id: str) -> str:
-    """Hash: SKU id → `remaining taken returned allocated epoch per_user price_cents`, decimal."""
+    """Hash: SKU id → remaining, taken, returned, allocated, epoch, per_user, price_cents, packed into 52 bytes."""
     return f"{_slot(campaign_id)}:stock"
 
 

@@ -34,6 +34,14 @@ Done = Callable[["LentHandler", bool], None]
 """Called with the handler, and whether the connection can be used again, once the response is written."""
 
 
+class _Unsigned(web.Response):
+    """A response that does not tell which versions run here; the application's have a signal for that."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall("Server", None)
+
+
 class LentHandler(RequestHandler):
     """aiohttp's handler of a connection, for one request on it."""
 
@@ -46,7 +54,7 @@ class LentHandler(RequestHandler):
             access_log=NO_ACCESS_LOG,
             tcp_keepalive=False,
             keepalive_timeout=NEVER_S,
-            lingering_time=settings.body_timeout_s,
+            lingering_time=settings.linger_s,
             auto_decompress=False,
             max_line_size=NO_LIMIT_OF_ITS_OWN,
             max_field_size=NO_LIMIT_OF_ITS_OWN,
@@ -79,7 +87,7 @@ class LentHandler(RequestHandler):
         elif request.writer.output_size > 0:
             raise ConnectionError("what cannot be read came after the answer")
         answer = _BAD_REQUEST if status < 500 else _FAILED
-        response = web.Response(
+        response = _Unsigned(
             status=status, body=answer.body, content_type=answer.content_type, headers={"Connection": "close"}
         )
         response.force_close()

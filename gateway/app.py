@@ -191,6 +191,7 @@ class GatewayWorker:
         while True:
             self._metrics.waiting(self.desk.waiting)
             self._metrics.tell()
+            self._metrics.connections(self.door.open_connections, self.door.take_turned_away())
             await asyncio.sleep(METRICS_EVERY_S)
 
 

@@ -41,7 +41,7 @@ class Door:
         self.passed_bytes_max = settings.head_bytes_max + CHUNKS_FACTOR * settings.body_bytes_max
         self.hot_calls = calls if settings.lane == "fast" else None
         self.draining = False
-        self.turned_away = 0
+        self._turned_away = 0
         self._application = application
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
@@ -60,6 +60,11 @@ class Door:
     def open_connections(self) -> int:
         """How many there are."""
         return len(self._connections)
+
+    def take_turned_away(self) -> int:
+        """Return how many connections have been turned away since this was last asked."""
+        turned_away, self._turned_away = self._turned_away, 0
+        return turned_away
 
     async def open(self, listener: socket.socket) -> None:
         """Begin to accept."""
@@ -92,7 +97,7 @@ class Door:
     def take_in(self, connection: Connection) -> Answer | None:
         """Count a connection, or return what it is turned away with."""
         if len(self._connections) >= self.settings.connections_max:
-            self.turned_away += 1
+            self._turned_away += 1
             return TOO_MANY
         self._connections.add(connection)
         return None

@@ -105,10 +105,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, or turn it away when there are too many."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from asyncio's
         turned_away = self._door.take_in(self)
         if turned_away is not None:
-            self._finish(turned_away)
+            self._ended = True
+            transport.write(self._last(turned_away))
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything; what is decided later is told to nobody."""
@@ -195,7 +197,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         too_much = len(self._buffer) > self._door.buffer_bytes_max
-        if too_much and not self._reading_paused:
+        if too_much:  # even if it was paused already: aiohttp may have resumed it since
             self._reading_paused = True
             transport.pause_reading()
         elif self._reading_paused and not too_much:
@@ -305,16 +307,28 @@ class Connection(asyncio.Protocol):
         assert transport is not None  # noqa: S101 -- the callers have asked
         self._ended = True
         self._slots.clear()
-        transport.write(b"".join((answer.head(), self._door.date_line[:-2], _CLOSE, answer.body)))
-        if not answer.closes:
-            transport.close()  # the request was read to its end, so nothing is lost on its way
+        transport.write(self._last(answer))
+        self._linger()
+
+    def _last(self, answer: Answer) -> bytes:
+        return b"".join((answer.head(), self._door.date_line[:-2], _CLOSE, answer.body))
+
+    def _linger(self) -> None:
+        """Throw away what the buyer is still sending, for a moment, while he reads the connection's last answer.
+
+        Closing at once would reset the connection, and take the answer with it (RFC 9112, 9.6).
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
             return
-        # Closing while the buyer still sends would reset the connection and take the answer with it (RFC 9112, 9.6).
-        self._lingers = True
+        self._ended = self._lingers = True
+        self._passes = self._reading_paused = False
+        self._buffer = b""
         self._since_s = self._door.now_s
-        if self._reading_paused:
-            self._reading_paused = False
-            transport.resume_reading()
+        if self._half_closed:
+            transport.close()
+            return
+        transport.resume_reading()
         transport.write_eof()
 
     def _go_on(self) -> None:
@@ -337,21 +351,22 @@ class Connection(asyncio.Protocol):
         handler.data_received(request)
 
     def _given_back(self, handler: LentHandler, usable: bool) -> None:
-        self._since_s = self._door.now_s
-        if usable and self._transport is not None and not self._passes:
+        if self._transport is not None:
             # Not within aiohttp's own task, which has a few things to finish.
-            asyncio.get_running_loop().call_soon(self._take_back, handler)
+            asyncio.get_running_loop().call_soon(self._take_back, handler, usable)
 
-    def _take_back(self, handler: LentHandler) -> None:
+    def _take_back(self, handler: LentHandler, usable: bool) -> None:
         if self._lent is not handler:
             return
         self._lent = None
         handler.detach()
         self._since_s = self._door.now_s
-        if self._ended and self._transport is not None:
-            self._transport.close()
-        else:
-            self._go_on()
+        if not usable:
+            self._linger()
+            return
+        if not self._reading_paused and self._transport is not None:
+            self._transport.resume_reading()  # aiohttp pauses it for a large body, and forgets if nobody reads that
+        self._go_on()
 
     # -- its end ---------------------------------------------------------------------------------------------------
 

@@ -54,8 +54,8 @@ class Claims(msgspec.Struct, frozen=True, gc=False):
     exp: Number
     aud: str | list[str]
     tier: str = ""
-    nbf: Number | None = None
-    iat: Number | None = None
+    nbf: Number = 0
+    iat: Number = 0
     jti: str = ""
 
 
@@ -152,9 +152,8 @@ class Verifier:
         audience, leeway_s = self._settings.audience, self._settings.leeway_s
         if claims.aud != audience and (isinstance(claims.aud, str) or audience not in claims.aud):
             raise TokenRefusedError("the token is not accepted: Audience doesn't match")
-        for not_before in (claims.nbf, claims.iat):
-            if not_before is not None and not_before > now_s + leeway_s:
-                raise TokenRefusedError("the token is not accepted: it is not yet valid")
+        if claims.nbf > now_s + leeway_s or claims.iat > now_s + leeway_s:
+            raise TokenRefusedError("the token is not accepted: it is not yet valid")
         return claims
 
     def _check_header(self, header: bytes) -> None:
@@ -163,8 +162,10 @@ class Verifier:
             fields: Any = msgspec.json.decode(from_base64url(header))
         except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error, RecursionError):
             fields = None
-        if not isinstance(fields, dict) or fields.get("alg") != "HS256" or "crit" in fields or "b64" in fields:
+        if not isinstance(fields, dict) or fields.get("alg") != "HS256":
             raise TokenRefusedError("the token is not accepted: The specified alg value is not allowed")
+        if "crit" in fields or "b64" in fields or not isinstance(fields.get("kid", ""), str):
+            raise TokenRefusedError("the token is not accepted: its header asks for what is not known here")
         if len(self._good_headers) >= HEADERS_REMEMBERED_MAX:
             self._good_headers.clear()
         self._good_headers.add(header)

@@ -18,6 +18,8 @@ _batch_size = Histogram("flashgate_batch_size", "Orders in one script call", buc
 _redis_seconds = Histogram("flashgate_redis_call_seconds", "Duration of one admission call", buckets=_SECONDS)
 _batch_failures = Counter("flashgate_batch_failures", "Batches without an answer, by error", ["error"])
 _waiting = Gauge("flashgate_orders_waiting", "Orders that wait for a decision", multiprocess_mode="livesum")
+_connections = Gauge("flashgate_connections", "Open connections of buyers", multiprocess_mode="livesum")
+_turned_away = Counter("flashgate_connections_turned_away", "Connections closed because there were too many")
 _outbox = Gauge(
     "flashgate_outbox_entries", "Batches not yet relayed to Kafka", ["campaign"], multiprocess_mode="mostrecent"
 )
@@ -66,6 +68,11 @@ class GatewayMetrics:
     def waiting(self, count: int) -> None:
         """Tell how many orders wait for a decision."""
         _waiting.set(count)
+
+    def connections(self, count: int, turned_away: int) -> None:
+        """Tell how many connections are open, and how many more have been turned away."""
+        _connections.set(count)
+        _turned_away.inc(turned_away)
 
 
 class RelayMetrics:

@@ -110,7 +110,7 @@ class RequestHead:
             self.idempotency_key = value.rstrip(BLANKS)
         elif field == CONTENT_LENGTH:
             self.body_bytes = int(value)  # llhttp has seen to it that it is a number
-        else:
+        elif field > CONTENT_LENGTH:
             self._read_seldom(field, value.rstrip(BLANKS).lower(), seen)
 
     def _read_seldom(self, field: int, value: bytes, seen: int) -> None:
@@ -133,9 +133,10 @@ class RequestHead:
         self.closes = self.unframed = False
         if not _begins_like_http(head[0]):
             return BAD_REQUEST
-        too_large = _too_large(len(head), head.find(b"\n"), limits)
-        if too_large is not None:
-            return too_large
+        if len(head) > limits.line_bytes_max:
+            too_large = _too_large(len(head), head.find(b"\n"), limits)
+            if too_large is not None:
+                return too_large
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
@@ -148,13 +149,14 @@ class RequestHead:
             return BAD_REQUEST
         if len(self.url) > limits.line_bytes_max:
             return LINE_TOO_LONG
-        return self._refuse() or (
-            body_too_large(limits.body_bytes_max) if self.body_bytes > limits.body_bytes_max else None
-        )
-
-    def _refuse(self) -> Answer | None:
-        """Refuse by what has been seen."""
         seen = self._seen
+        refused = self._refuse(seen) if seen & (REPEATED | UNFRAMED) or not seen & HOST else None
+        if refused is not None:
+            return refused
+        return body_too_large(limits.body_bytes_max) if self.body_bytes > limits.body_bytes_max else None
+
+    def _refuse(self, seen: int) -> Answer | None:
+        """Refuse by what has been seen."""
         if seen & REPEATED:
             return TWICE
         if not seen & HOST and not self.is_http_1_0:

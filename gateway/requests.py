@@ -9,7 +9,7 @@ from domain.order import IDEMPOTENCY_KEY_MAX_BYTES, QUANTITY_MAX, fingerprint
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-BODIES_REMEMBERED_MAX: Final = 1_024
+BODIES_REMEMBERED_MAX: Final = 8_192
 BODY_REMEMBERED_BYTES_MAX: Final = 256
 
 
@@ -45,6 +45,9 @@ class OrderBodies:
 
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[PlaceOrder, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def decode(self, body: bytes) -> tuple[PlaceOrder, str]:
         """Return what is wanted, and its fingerprint.

@@ -23,6 +23,7 @@ appendonly yes
 appendfsync always
 save ""
 maxmemory-policy noeviction
+hash-max-listpack-entries 16
 enable-debug-command local
 loglevel notice
 always-show-logo no

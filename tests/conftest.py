@@ -12,6 +12,7 @@ from domain.settings import Settings
 from gateway.app import RELAY_TOPICS
 from stack.servers import Endpoints, LocalStack
 from tests import switches
+from tests.support.lanes import LANES, in_lane
 from tests.support.shop import shop_settings
 
 
@@ -36,9 +37,21 @@ def endpoints(stack: LocalStack) -> Endpoints:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def settings(endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+async def shared_settings(endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Return settings for the shared servers; schemas and topics are there."""
     made = shop_settings(endpoints, tmp_path_factory.mktemp("secrets"))
     await asyncio.to_thread(upgrade_all, made)
     await create_topics(made.kafka, RELAY_TOPICS)
     return made
+
+
+@pytest.fixture
+def lane(request: pytest.FixtureRequest) -> str:
+    """Return the lane of a test that runs in both, else the usual one."""
+    return str(getattr(request, "param", LANES[0]))
+
+
+@pytest.fixture
+def settings(shared_settings: Settings, lane: str) -> Settings:
+    """Return the settings of a test."""
+    return in_lane(shared_settings, lane)

@@ -36,8 +36,8 @@ local FENCED, UNKNOWN_CAMPAIGN = -20, -21
 local QUANTITY_MAX = 1000
 
 --@include stock_line
---@include order_batch
 --@include buyer_record
+--@include order_batch
 --@include token_bucket
 
 -- Read all that the batch needs.
@@ -45,16 +45,15 @@ local c = redis.call('HMGET', KEYS[1], 'state', 'opens_ms', 'closes_ms', 'admit_
   'user_burst', 'run_id', 'tokens_u', 'refilled_us', 'last_outbox_id')
 if not c[1] then return {UNKNOWN_CAMPAIGN} end
 if c[8] ~= ARGV[1] then return {FENCED} end
-local state, opens_ms, closes_ms = c[1], tonumber(c[2]), tonumber(c[3])
+local state, opens_ms, closes_ms, attempts_max = c[1], tonumber(c[2]), tonumber(c[3]), tonumber(ARGV[3])
 local admit_per_s, admit_burst = tonumber(c[4]), tonumber(c[5])
 local user_per_s, user_burst = tonumber(c[6]), tonumber(c[7])
-local attempts_max = tonumber(ARGV[3])
 local outbox_full = redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[4])
 local holders_length = redis.call('STRLEN', KEYS[4])
 
 local packed = redis.call('MGET', unpack(KEYS, 5))
-local orders, ids, prints, skus, quantities = read_orders(ARGV[2])
-local stock = read_stock(KEYS[2], skus)
+local orders, stock, unpacked = cmsgpack.unpack(ARGV[2]), {}, cmsgpack.unpack
+local count = #orders / 2
 
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
@@ -65,37 +64,41 @@ elseif state == 'loaded' or now_ms < opens_ms then closed_for = NOT_STARTED
 elseif state == 'paused' then closed_for = PAUSED end
 local tokens_u, refilled_us = refilled(tonumber(c[9]), tonumber(c[10]), admit_per_s, admit_burst, now_us)
 
--- Plan. Most orders are the first of their buyer: such a record is put together from what came packed.
-local records, changed, touched, accepted, holders, taken_skus = {}, {}, {}, {}, {}, {}
+-- Plan. Most orders are the first of their buyer: such a record is joined from pieces that came packed.
+-- lasting: key, record, key, record, … as MSET takes them; at: key → where its record stands there
+local lasting, at, records_to_pack, items, holders, taken = {}, {}, {}, {}, {}, {}
+local accepted, written = 0, 0
 local full_u = user_burst * TOKEN
 local first_of_buyer = new_record_head(full_u - TOKEN, now_us)
 local campaign_changed = false
 
-local function change(key, record)
-  records[key] = record
-  if not touched[key] then
-    touched[key] = true
-    changed[#changed + 1] = key
+local function put(key, record)
+  if not at[key] then
+    lasting[written + 1], at[key], written = key, written + 2, written + 2
   end
+  lasting[at[key]] = record
+  if type(record) == 'table' then records_to_pack[key] = record end
 end
 
 local function decide(i)
-  local quantity, sku, key = quantities[i], skus[i], KEYS[4 + i]
+  local attempt, key = orders[2 * i - 1], KEYS[4 + i]
+  local id, print_, sku, quantity = unpacked(attempt)
   if type(quantity) ~= 'number' or quantity < 1 or quantity > QUANTITY_MAX or quantity % 1 ~= 0 then
     return INVALID_QUANTITY, 0
   end
-  local record = records[key] or packed[i]
+  local record = at[key] and lasting[at[key]] or packed[i]
   if record then
-    if type(record) == 'string' then
-      record = read_buyer_record(record)
-      if not record then return CORRUPT_RECORD, 0 end
-      records[key] = record
-    end
-    local before = find_attempt(record, ids[i])
-    if before then return (before[FINGERPRINT] == prints[i]) and REPLAYED or KEY_REUSED, 0 end
+    if type(record) == 'string' then record = read_buyer_record(record) end
+    if not record then return CORRUPT_RECORD, 0 end
+    local before = find_attempt(record, id)
+    if before then return (before[FINGERPRINT] == print_) and REPLAYED or KEY_REUSED, 0 end
   end
   if closed_for then return closed_for, 0 end
   local s = stock[sku]
+  if s == nil then
+    s = read_line_to_sell(redis.call('HGET', KEYS[2], sku))
+    stock[sku] = s
+  end
   if not s then return UNKNOWN_SKU, 0 end
   if s == 'corrupt' then return CORRUPT_RECORD, 0 end
   if outbox_full then return OUTBOX_FULL, 0 end
@@ -113,46 +116,45 @@ local function decide(i)
   elseif s.remaining < quantity then refusal = SOLD_OUT end
   if record then
     record[1], record[2] = own_u - TOKEN, own_us
-    if not refusal then record[3][attempts + 1] = {ids[i], prints[i], sku, quantity, 1, 1} end
-    change(key, record)
+    if not refusal then record[3][attempts + 1] = {id, print_, sku, quantity, 1, 1} end
+    put(key, record)
   elseif refusal then
-    change(key, {own_u - TOKEN, own_us, {}})
+    put(key, {own_u - TOKEN, own_us, {}})
   else
-    change(key, first_of_buyer .. orders[2 * i - 1] .. HOLD_1_HELD)
+    put(key, first_of_buyer .. attempt .. HOLD_1_HELD)
   end
   if refusal then return refusal, 0 end
-  s.remaining, s.taken = s.remaining - quantity, s.taken + quantity
-  taken_skus[sku] = true
-  accepted[#accepted + 1] = OUTBOX_ITEM .. orders[2 * i - 1] .. orders[2 * i] .. cmsgpack.pack(s.price) .. HOLD_1
-  holders[#holders + 1] = i
+  s.remaining, s.taken, taken[sku] = s.remaining - quantity, s.taken + quantity, s
+  local n = 4 * accepted
+  items[n + 1], items[n + 2], items[n + 3], items[n + 4] = OUTBOX_ITEM, attempt, orders[2 * i], s.price_and_hold
+  accepted = accepted + 1
+  holders[accepted] = i
   return ACCEPTED, 0
 end
 
 local results = {}
-for i = 1, #ids do results[2 * i - 1], results[2 * i] = decide(i) end
+for i = 1, count do results[2 * i - 1], results[2 * i] = decide(i) end
 
 -- Write. The outbox entry comes first: it is the promise, the rest follows from it.
 local last_id = c[11] or '0-0'
-if #accepted > 0 then
-  last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'orders', array_head(#accepted) .. table.concat(accepted))
-  redis.call('HSET', KEYS[2], unpack(stock_lines(stock, taken_skus)))
-  holders_length = redis.call('APPEND', KEYS[4], hashes_at(ARGV[5], holders))
+if accepted > 0 then
+  last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'orders', array_head(accepted) .. table.concat(items))
+  redis.call('HSET', KEYS[2], unpack(lines_sold(taken)))
+  holders_length = redis.call('APPEND', KEYS[4], hashes_at(ARGV[5], holders, count))
 end
-local lasting = {}
-for _, key in ipairs(changed) do
-  local record = records[key]
-  if type(record) == 'string' or #record[3] > 0 then
-    lasting[#lasting + 1] = key
-    lasting[#lasting + 1] = type(record) == 'string' and record or cmsgpack.pack(record)
+for key, record in pairs(records_to_pack) do
+  if #record[3] > 0 then
+    lasting[at[key]] = cmsgpack.pack(record)
   else
     -- Only a bucket: when it would be full again the record says nothing.
     redis.call('SET', key, cmsgpack.pack(record), 'PX', math.ceil(user_burst / user_per_s * 1000) + 1000)
+    lasting[at[key] - 1], lasting[at[key]] = lasting[written - 1], lasting[written]
+    at[lasting[written - 1]], written = at[key], written - 2
   end
 end
-if #lasting > 0 then redis.call('MSET', unpack(lasting)) end
+if written > 0 then redis.call('MSET', unpack(lasting, 1, written)) end
 if campaign_changed then
   redis.call('HSET', KEYS[1], 'tokens_u', string.format('%.0f', tokens_u), 'refilled_us',
     string.format('%.0f', refilled_us), 'last_outbox_id', last_id)
 end
-
 return {0, now_us, last_id, holders_length, cmsgpack.pack(results), sold_out(stock)}

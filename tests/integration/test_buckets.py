@@ -10,7 +10,10 @@ import pytest
 from adapters.stock import read_snapshot
 from domain import keys
 from domain.settings import Settings
+from tests.support.lanes import BOTH_LANES
 from tests.support.shop import Shop, open_shop
+
+pytestmark = BOTH_LANES
 
 WORKERS = 4
 RATE, BURST = 20, 20

@@ -17,7 +17,10 @@ from domain.settings import Settings
 from gateway import recovery
 from stack.paths import PROJECT_ROOT
 from stack.servers import LocalStack
+from tests.support.lanes import BOTH_LANES
 from tests.support.shop import Shop, open_shop, until_true
+
+pytestmark = BOTH_LANES
 
 BUYERS = 30
 

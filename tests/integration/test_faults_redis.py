@@ -17,8 +17,11 @@ from domain.settings import Settings
 from stack.proxy import Proxy
 from stack.servers import LocalStack
 from tests.support import hooks
+from tests.support.lanes import BOTH_LANES
 from tests.support.orders_of import request_of
 from tests.support.shop import Shop, open_shop, until_true
+
+pytestmark = BOTH_LANES
 
 
 def through(proxy: Proxy, settings: Settings) -> Settings:

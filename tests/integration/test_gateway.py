@@ -11,7 +11,10 @@ import pytest
 from adapters.stock import load_campaign, move_campaign, read_snapshot, release, top_up
 from domain.campaign import parse_campaign
 from domain.settings import Settings
+from tests.support.lanes import BOTH_LANES
 from tests.support.shop import SKU, Shop, campaign_text, open_shop, until_true
+
+pytestmark = BOTH_LANES
 
 GOOD = '{"campaign_id":"%s","sku_id":"box","quantity":1}'
 

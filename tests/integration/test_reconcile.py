@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from adapters.stock import release
+from adapters.stock import pack_stock_line, parse_stock_line, release
 from consumers.reconcile import reconcile
 from domain import keys
 from domain.outcomes import ReleaseOutcome
@@ -79,8 +79,8 @@ async def test_counter_tampered_with(flow: Flow) -> None:
     await flow.sell(10)
     line = await flow.client.hget(keys.stock(flow.id), "box-1")
     assert isinstance(line, bytes)
-    remaining, *rest = line.split()
-    await flow.client.hset(keys.stock(flow.id), "box-1", b" ".join([b"%d" % (int(remaining) + 3), *rest]))
+    more = parse_stock_line(line)
+    await flow.client.hset(keys.stock(flow.id), "box-1", pack_stock_line(more._replace(remaining=more.remaining + 3)))
     campaign = await flow.report()
     assert campaign.drift == 3
     assert f"allocated {STOCK}" in campaign.explanations[0]
@@ -160,9 +160,9 @@ async def test_redis_that_forgot_an_order(flow: Flow) -> None:
     await flow.client.delete(keys.buyer(flow.id, "buyer-0"))
     line = await flow.client.hget(keys.stock(flow.id), "box-1")
     assert isinstance(line, bytes)
-    remaining, taken, *rest = line.split()
-    older = [b"%d" % (int(remaining) + 1), b"%d" % (int(taken) - 1), *rest]
-    await flow.client.hset(keys.stock(flow.id), "box-1", b" ".join(older))
+    now = parse_stock_line(line)
+    older = now._replace(remaining=now.remaining + 1, taken=now.taken - 1)
+    await flow.client.hset(keys.stock(flow.id), "box-1", pack_stock_line(older))
     campaign = await flow.report()
     assert (campaign.drift, campaign.skus[0].redis_lost, campaign.redis_taken) == (1, 1, 4)
 

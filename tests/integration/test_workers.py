@@ -14,7 +14,10 @@ from cli.services import ServicePlan, Services
 from domain.settings import Settings
 from stack.supervisor import Supervisor
 from tests.support import hooks
+from tests.support.lanes import BOTH_LANES
 from tests.support.shop import Shop, open_shop, until_true
+
+pytestmark = BOTH_LANES
 
 BUYERS = 300
 STOCK = 200

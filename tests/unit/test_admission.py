@@ -1,5 +1,6 @@
 """What a worker decides by itself."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from domain.errors import ConfigError
 from domain.order import user_hash
 from domain.outcomes import Outcome
 from domain.settings import AuthSettings
+from gateway.admission import refusal
 from gateway.holders import HolderFilter
 from gateway.identity import TokenRefusedError, Verifier
 from gateway.view import VIEW_AGE_MAX_S, CampaignView, LooseGuard, make_view, refuse_from_memory, sku_state
@@ -56,6 +58,25 @@ def view(*, state: str = "open", at_ms: int = 1_500_000, remaining: int = 5) -> 
 def test_refusals_from_memory(seen: CampaignView, sku: str, after_s: float, expected: Outcome | None) -> None:
     """Only what is certain is refused from memory; near the edges, and from an old view, Redis decides."""
     assert refuse_from_memory(seen, sku, after_s) is expected
+
+
+@pytest.mark.parametrize("at_ms", [OPENS_MS, 1_500_000, CLOSES_MS - 1_500, CLOSES_MS - 100, CLOSES_MS - 1])
+@pytest.mark.parametrize("after_s", [0.0, 0.7, 1.45, 1.95, 2.05])
+def test_the_short_cut_while_a_sale_is_on_decides_nothing_else(at_ms: int, after_s: float) -> None:
+    """Within the time that a view is certainly on sale, it refuses what it would refuse without the short cut."""
+    seen = view(at_ms=at_ms, remaining=0)
+    slow = dataclasses.replace(seen, on_sale_until_s=0.0)
+    assert refuse_from_memory(seen, "box", after_s) is refuse_from_memory(slow, "box", after_s)
+    assert refuse_from_memory(seen, "bag", after_s) is refuse_from_memory(slow, "bag", after_s)
+
+
+def test_refusals_come_before_redis_and_the_guard_after_them() -> None:
+    """What is certain is refused without a token; then the guard passes twice its burst; a replay's token comes back."""
+    seen, guard = view(), LooseGuard(per_s=1, burst=2, now_s=0.0)
+    assert [refusal(view(remaining=0), guard, "box", 0.0) for _ in range(9)] == [Outcome.SOLD_OUT] * 9
+    assert [refusal(seen, guard, "box", 0.0) for _ in range(5)] == [None] * 4 + [Outcome.RATE_LIMITED]
+    guard.give_back()
+    assert [refusal(seen, guard, "box", 0.0) for _ in range(2)] == [None, Outcome.RATE_LIMITED]
 
 
 def test_sku_states() -> None:

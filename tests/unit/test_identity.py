@@ -144,6 +144,17 @@ def test_remembered_token_ends_with_its_exp() -> None:
         verifier.identify(bearer, GOOD["exp"] + 5)
 
 
+def test_tokens_are_remembered_from_their_second_sight_on() -> None:
+    """A token that comes once leaves no more than a mark: most of a crowd's tokens never come again."""
+    verifier = Verifier(AuthSettings(), SECRET)
+    bearer = f"Bearer {jwt.encode(GOOD, SECRET)}".encode()
+    assert [verifier.identify(bearer, NOW_S).user_id for _ in range(3)] == ["ann"] * 3
+    assert verifier.remembered == 1
+    other = f"Bearer {jwt.encode({**GOOD, 'sub': 'ben'}, SECRET)}".encode()
+    assert verifier.identify(other, NOW_S).user_id == "ben"
+    assert verifier.remembered == 1
+
+
 def test_memory_of_tokens_is_bounded_and_keeps_no_forgery() -> None:
     """However many tokens come, `cache_max` are remembered; refused ones are not among them."""
     verifier = Verifier(AuthSettings(cache_max=10), SECRET)

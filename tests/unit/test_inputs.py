@@ -10,7 +10,14 @@ from domain.campaign import parse_campaign
 from domain.errors import ConfigError
 from domain.order import fingerprint, order_id, split_order_id
 from domain.settings import MysqlSettings, load_settings, parse_dsn
-from gateway.requests import InvalidRequestError, PlaceOrder, decode_place_order, read_idempotency_key
+from gateway.requests import (
+    BODIES_REMEMBERED_MAX,
+    InvalidRequestError,
+    OrderBodies,
+    PlaceOrder,
+    decode_place_order,
+    read_idempotency_key,
+)
 
 GOOD = '{"campaign_id":"c-1","sku_id":"box","quantity":1}'
 
@@ -96,6 +103,20 @@ def test_accepted_exactly_when_each_name_stands_once(pieces: list[str]) -> None:
         assert not good
     else:
         assert good
+
+
+def test_remembered_bodies_say_the_same_and_are_bounded() -> None:
+    """A body that came before means what it meant then; however many different ones come, few are remembered."""
+    bodies = OrderBodies()
+    for number in range(2 * BODIES_REMEMBERED_MAX):
+        body = GOOD.replace("box", f"box-{number}").encode()
+        for _ in range(2):
+            wanted, print_ = bodies.decode(body)
+            assert (wanted, print_) == (decode_place_order(body), fingerprint(f"box-{number}", 1))
+        assert len(bodies) <= BODIES_REMEMBERED_MAX
+    with pytest.raises(InvalidRequestError):
+        bodies.decode(b"{}")
+    assert len(bodies) <= BODIES_REMEMBERED_MAX
 
 
 @pytest.mark.parametrize("key", ["k" * 256, "ü", "a\x00b", "a\tb", "\x7f"])
