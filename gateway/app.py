@@ -120,6 +120,7 @@ class GatewayWorker:
             asyncio.create_task(self.campaigns.run_listening()),
             asyncio.create_task(self.campaigns.run_following()),
             asyncio.create_task(self._tell_metrics()),
+            asyncio.create_task(self.door.run_sweeping()),
         ]
         await self._aiohttp.setup()
         await self.door.open(listener)

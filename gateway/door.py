@@ -45,7 +45,6 @@ class Door:
         self._application = application
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
-        self._sweeping: asyncio.Task[None] | None = None
         self._sweep_s = min(
             SWEEP_S_MAX,
             settings.header_timeout_s / SWEEPS_PER_TIMEOUT,
@@ -69,7 +68,6 @@ class Door:
     async def open(self, listener: socket.socket) -> None:
         """Begin to accept."""
         loop = asyncio.get_running_loop()
-        self._sweeping = loop.create_task(self._sweep())
         self._server = await loop.create_server(lambda: Connection(self), sock=listener, backlog=self.settings.backlog)
 
     async def close(self) -> None:
@@ -89,8 +87,6 @@ class Door:
         except TimeoutError:
             for connection in list(self._connections):
                 connection.abort()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
 
     # -- for connections -------------------------------------------------------------------------------------------
 
@@ -119,7 +115,8 @@ class Door:
         self.now_s = time.monotonic()
         self.date_line = f"Date: {formatdate(time.time(), usegmt=True)}\r\n\r\n".encode()
 
-    async def _sweep(self) -> None:
+    async def run_sweeping(self) -> None:
+        """Hold every connection against its deadline, for ever; a worker in which this ends must end."""
         while True:
             await asyncio.sleep(self._sweep_s)
             self._tick()

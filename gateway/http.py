@@ -91,7 +91,7 @@ class BuyerPlane:
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
             return body_too_large(self._settings.body_bytes_max)
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):  # late, or the buyer has gone away in the middle
             return BODY_LATE
 
 

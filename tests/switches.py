@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from tests import switches_stock
+from tests import switches_http, switches_stock
 from tests.support.hooks import replace
 
 VARIABLE: Final = "FG_SWITCH_OFF"
@@ -78,6 +78,7 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
     "payloads_compared": payloads_compared,
     "offsets_wait_for_dead_letters": offsets_wait_for_dead_letters,
     **switches_stock.SWITCHES,
+    **switches_http.SWITCHES,
 }
 
 

@@ -71,7 +71,7 @@ def test_the_short_cut_while_a_sale_is_on_decides_nothing_else(at_ms: int, after
 
 
 def test_refusals_come_before_redis_and_the_guard_after_them() -> None:
-    """What is certain is refused without a token; then the guard passes twice its burst; a replay's token comes back."""
+    """What is certain is refused without a token; the guard passes twice its burst; a replay gives its token back."""
     seen, guard = view(), LooseGuard(per_s=1, burst=2, now_s=0.0)
     assert [refusal(view(remaining=0), guard, "box", 0.0) for _ in range(9)] == [Outcome.SOLD_OUT] * 9
     assert [refusal(seen, guard, "box", 0.0) for _ in range(5)] == [None] * 4 + [Outcome.RATE_LIMITED]
