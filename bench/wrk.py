@@ -84,8 +84,10 @@ class Wrk:
 
     def prepare(self, errand: Errand) -> None:
         """Mint the tokens, which takes time that is not to be measured."""
+        spare = threads_for(os.cpu_count() or 1, errand.connections) * errand.connections
+        tokens = self._minter.mint_many(errand.prefix, errand.requests + spare)
         with (self._folder / "wrk.tokens").open("wb") as file:
-            file.writelines(token + b"\n" for token in self._minter.mint_many(errand.prefix, errand.requests))
+            file.writelines(token + b"\n" for token in tokens)
         self._ready = (errand.prefix, errand.requests)
 
     async def drive(self, errand: Errand) -> Driven:
@@ -103,6 +105,7 @@ class Wrk:
         url = f"http://{errand.host}:{errand.port}/v1/orders"
         bodies = "\n".join(body(errand.campaign_id, sku_id) for sku_id in errand.sku_ids)
         script = (str(self._folder / "wrk.tokens"), str(threads), bodies, f"{errand.prefix}-", str(result))
+        script = (*script, str(errand.connections))
         argv = (self._program, *options, "-s", str(SCRIPT), url, "--", *script)
         try:
             await run_to_end("wrk", argv, log=self._folder / "wrk.log", timeout_s=errand.seconds + SPARE_S)

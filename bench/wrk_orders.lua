@@ -1,8 +1,8 @@
 -- wrk's part of `flashgate bench compare`: every request is another buyer's order, with a token not used before.
 --
--- After `--`: file of tokens (one a line), number of threads, bodies (one a line, ordered in turn), start of the
--- Idempotency-Keys, file for the result.
--- Thread i of n takes the lines i, i + n, … When the first of them has used up its part, the run ends.
+-- After `--`: file of tokens (one a line), number of threads, bodies (one a line), start of the Idempotency-Keys, file for
+-- the result, spare tokens of each thread. Thread i of n takes the lines i, i + n, … When the first of them has used up
+-- its part but for the spare ones, the run ends; until wrk has noticed, its other connections use those.
 local ffi = require('ffi')
 ffi.cdef 'int getpid(void); int kill(int pid, int sig);'
 local SIGINT = 2
@@ -23,7 +23,8 @@ function init(args)
     if line_number % count == number then tokens[#tokens + 1] = line end
     line_number = line_number + 1
   end
-  assert(#tokens > 0, 'no tokens for a thread')
+  last = #tokens - tonumber(args[6])
+  assert(last > 0, 'no tokens for a thread')
   heads, tails = {}, {}
   for body in bodies:gmatch('[^\n]+') do
     heads[#heads + 1] = 'POST /v1/orders HTTP/1.1\r\nHost: ' .. wrk.headers['Host']
@@ -40,12 +41,12 @@ function request()
     return heads[1] .. '0\r\nAuthorization: Bearer ' .. tokens[1] .. tails[1]
   end
   sent = sent + 1
-  if sent >= #tokens then -- this one is still sent
+  if sent == last then -- this one is still sent
     wrk.thread:stop()
     ffi.C.kill(ffi.C.getpid(), SIGINT)
   end
   local kind = sent % #heads + 1
-  return heads[kind] .. sent .. '\r\nAuthorization: Bearer ' .. (tokens[sent] or tokens[#tokens]) .. tails[kind]
+  return heads[kind] .. sent .. '\r\nAuthorization: Bearer ' .. assert(tokens[sent], 'no tokens left') .. tails[kind]
 end
 
 function done(summary, latency, requests)
