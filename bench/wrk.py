@@ -105,8 +105,8 @@ class Wrk:
         url = f"http://{errand.host}:{errand.port}/v1/orders"
         bodies = "\n".join(body(errand.campaign_id, sku_id) for sku_id in errand.sku_ids)
         script = (str(self._folder / "wrk.tokens"), str(threads), bodies, f"{errand.prefix}-", str(result))
-        script = (*script, str(errand.connections))
-        argv = (self._program, *options, "-s", str(SCRIPT), url, "--", *script)
+        spare = str(errand.connections)
+        argv = (self._program, *options, "-s", str(SCRIPT), url, "--", *script, spare)
         try:
             await run_to_end("wrk", argv, log=self._folder / "wrk.log", timeout_s=errand.seconds + SPARE_S)
             return parse_result(result.read_bytes())

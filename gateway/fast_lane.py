@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
     def _call(self, body: bytes) -> Answer | None:
         """Make the call if it is a hot one in its plain spelling."""
         calls, head = self._door.hot_calls, self._head
-        method, url = head.method, head.url
+        method, url = head.method(), head.url
         if calls is None:
             return NOT_HOT
         if method == b"POST":

@@ -70,14 +70,18 @@ class RequestHead:
         "authorization",
         "body_bytes",
         "closes",
+        "encoded",
         "idempotency_key",
         "is_http_1_0",
+        "method",
         "unframed",
         "url",
     )
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
+        self.method = self._parser.get_method
+        """Returns the method of the request that was read last."""
         self._seen = 0
         self.url = b""
         self.authorization: bytes | None = None
@@ -85,6 +89,8 @@ class RequestHead:
         self.body_bytes = 0
         self.closes = False
         """The request says that it is its connection's last."""
+        self.encoded = False
+        """The body is compressed, or the like."""
         self.is_http_1_0 = False
         self.unframed = False
         """Where the request ends is not known from its head."""
@@ -117,8 +123,11 @@ class RequestHead:
         if field == CONNECTION:
             self._seen = seen
             self.closes = self.closes or b"close" in [option.strip(BLANKS) for option in value.split(b",")]
-        elif field == CONTENT_ENCODING and value == b"identity":
-            self._seen = seen
+        elif field == CONTENT_ENCODING:
+            if value == b"identity":
+                self._seen = seen
+            else:
+                self.encoded = True
         elif field == TRANSFER_ENCODING and value != b"chunked":
             self._seen |= UNREADABLE
         elif field == EXPECT and value != b"100-continue":
@@ -130,7 +139,7 @@ class RequestHead:
         """Read a whole head, its empty line included; returns the answer to one that is refused."""
         self._seen = self.body_bytes = 0
         self.authorization = self.idempotency_key = None
-        self.closes = self.unframed = False
+        self.closes = self.encoded = self.unframed = False
         if not _begins_like_http(head[0]):
             return BAD_REQUEST
         if len(head) > limits.line_bytes_max:
@@ -168,23 +177,13 @@ class RequestHead:
             return BAD_REQUEST
         if seen & UNEXPECTED:
             return NOT_EXPECTED
-        return ENCODED_CHUNKS if seen & CONTENT_ENCODING else None
+        return ENCODED_CHUNKS if self.encoded else None
 
     def end(self, body: bytes) -> bool:
         """Take the body, of the announced length; returns whether the connection may be used again (RFC 9112, 9.3)."""
         if body:
             self._parser.feed_data(body)
         return not (self.closes or self.is_http_1_0)
-
-    @property
-    def method(self) -> bytes:
-        """The method of the request that was read last."""
-        return self._parser.get_method()
-
-    @property
-    def encoded(self) -> bool:
-        """Whether the body is compressed, or the like."""
-        return bool(self._seen & CONTENT_ENCODING)
 
 
 def refuse_unfinished(data: bytes, start: int, limits: HeadLimits) -> Answer | None:

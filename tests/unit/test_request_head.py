@@ -27,7 +27,7 @@ def test_what_matters_is_taken_out() -> None:
     head = RequestHead()
     sent = head_of(b"aUTHORIZATION: Bearer t", b"Idempotency-key:  k 1 ", b"X-Other: y", b"content-length: 3")
     assert head.read(sent, LIMITS) is None
-    assert (head.method, head.url, head.authorization, head.body_bytes) == (b"POST", b"/v1/orders", b"Bearer t", 3)
+    assert (head.method(), head.url, head.authorization, head.body_bytes) == (b"POST", b"/v1/orders", b"Bearer t", 3)
     assert head.idempotency_key is not None
     assert head.idempotency_key.strip() == b"k 1"
     assert not head.unframed
