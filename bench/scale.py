@@ -34,10 +34,17 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LevelCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """All rounds of one level."""
+    """All rounds of one level.
+
+    Attributes:
+        level: which.
+        costs: one a round; of the smallest level one for each round of each other level.
+        beside: what the smallest level cost right before or after each; empty for the smallest itself.
+    """
 
     level: Level
     costs: list[Cost]
+    beside: list[Cost]
 
     @property
     def total_us(self) -> Spread:
@@ -62,11 +69,11 @@ def _steps(smallest: int, largest: int) -> list[int]:
 
 
 def figures(found: Sequence[LevelCosts]) -> list[Figure]:
-    """Return the cost at every level against the first, which is the smallest: ratios within a round."""
+    """Return the cost at every level against the first, which is the smallest: ratios of runs next to each other."""
     smallest = found[0]
     made = []
     for one in found[1:]:
-        value = spread([ratio(a.total_us, b.total_us) for a, b in zip(one.costs, smallest.costs, strict=True)])
+        value = spread([ratio(a.total_us, b.total_us) for a, b in zip(one.costs, one.beside, strict=True)])
         name = (
             f"cost an order at {one.level.skus:,} SKUs against 1"
             if one.level.skus > 1

@@ -1,7 +1,8 @@
 """Measures what an order costs as a campaign grows: with more buyers who hold one already, and with more SKUs.
 
-Every level has a Redis and a gateway worker of its own, all running at once, and the rounds go over the levels in
-alternating order, so that what a machine does meanwhile meets all of them.
+Every level has a Redis and a gateway worker of its own, all running at once. Each run of a level has a run of the
+smallest one next to it, before it in one round and behind it in the next, so that what a machine does meanwhile meets
+both.
 """
 
 import asyncio
@@ -80,18 +81,22 @@ async def measure_scale(place: Place, driver: Driver, plan: ScalePlan, say: Say)
             began_s = time.monotonic()
             buyers = await rig.fill()
             say(f"{level.skus:5,} SKUs, {buyers:9,} buyers with an order, put there in {_since(began_s):.1f} s")
-        costs: dict[int, list[Cost]] = {number: [] for number in range(len(rigs))}
+        smallest, *larger = [LevelCosts(level=rig.level, costs=[], beside=[]) for rig in rigs]
         for round_number in range(plan.repeat):
-            order = list(enumerate(rigs))
-            for number, rig in order if round_number % 2 == 0 else order[::-1]:
-                await rig.fill()
-                cost = await rig.measure()
-                costs[number].append(cost)
+            if not larger:
+                smallest.costs.append(await rigs[0].run())
+            for found, rig in zip(larger, rigs[1:], strict=True):
+                pair = (rigs[0], rig) if round_number % 2 == 0 else (rig, rigs[0])
+                costs = {one: await one.run() for one in pair}
+                smallest.costs.append(costs[rigs[0]])
+                found.beside.append(costs[rigs[0]])
+                found.costs.append(costs[rig])
                 say(
                     f"round {round_number + 1}/{plan.repeat}  {rig.level.skus:5,} SKUs {rig.level.buyers:9,} buyers  "
-                    f"gateway {cost.gateway_us:5.1f} µs  Redis {cost.redis_us:5.1f} µs"
+                    f"gateway {costs[rig].gateway_us:5.1f} µs  Redis {costs[rig].redis_us:5.1f} µs  "
+                    f"together {costs[rig].total_us / costs[rigs[0]].total_us:.3f} of the smallest level's"
                 )
-        return [LevelCosts(level=rig.level, costs=costs[number]) for number, rig in enumerate(rigs)]
+        return [smallest, *larger]
 
 
 def _since(began_s: float) -> float:
@@ -148,6 +153,11 @@ class Rig:
         await self._until_known()
         self._is_filled, self._is_used = True, False
         return done
+
+    async def run(self) -> Cost:
+        """Fill the level up if need be, and measure one round; errors as of `fill` and `measure`."""
+        await self.fill()
+        return await self.measure()
 
     async def measure(self) -> Cost:
         """Place the orders of one round.

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import aiohttp
 import msgspec
+import orjson
 import typer
 
 from bench import go_peer
@@ -221,7 +222,7 @@ def scale_command(
     skus_max: Annotated[int, typer.Option(min=1, max=5_000, help="SKUs, at the largest level.")] = 1_000,
     orders: Annotated[
         int, typer.Option(min=100, max=1_000_000, help="Orders that are measured, each round of each level.")
-    ] = 5_000,
+    ] = 10_000,
     connections: ConnectionsOption = 128,
     repeat: Annotated[int, typer.Option(min=1, max=100, help="Rounds; every second one goes backwards.")] = 9,
     prefill_seconds: Annotated[
@@ -233,7 +234,7 @@ def scale_command(
 ) -> None:
     """Measure what an accepted order costs as a campaign grows: in buyers, and in SKUs.
 
-    The CPU of gateway and Redis together, against the smallest level of the same round. Takes about two minutes. Each
+    The CPU of gateway and Redis together, against a run of the smallest level right beside. Takes some minutes. Each
     level has a Redis and a worker of its own on loopback.
     """
     options = {"buyers_max": buyers_max, "skus_max": skus_max, "orders": orders, "repeat": repeat}
@@ -257,3 +258,15 @@ def scale_command(
         return facts
 
     run_measurement("scale", work, name, runs, json=json)
+
+
+@app.command(name="steps")
+def steps_command(*, json: JsonOption = False) -> None:
+    """Measure what the steps of an order cost inside a worker, without sockets and Redis: CPU microseconds."""
+    from bench.steps import measure_steps  # noqa: PLC0415 -- loads a whole gateway
+
+    steps = measure_steps()
+    for name, cost_us in steps:
+        typer.echo(f"{name:45}{cost_us:8.2f} µs", err=json)
+    if json:
+        typer.echo(orjson.dumps({name.strip(): round(cost_us, 2) for name, cost_us in steps}).decode())

@@ -72,7 +72,7 @@ class Verifier:
             )
         self._settings = settings
         self._key: str | bytes = key if settings.algorithm == "HS256" else key.decode()
-        self._mac = hmac.new(key, digestmod=hashlib.sha256)
+        self.mac = hmac.new(key, digestmod=hashlib.sha256)
         self._claims = self._hs256_claims if settings.algorithm == "HS256" else self._pyjwt_claims
         self._good_headers: set[bytes] = set()
         self._seen: set[int] = set()
@@ -103,7 +103,7 @@ class Verifier:
             if now_s < known.expires_s:
                 return known
             raise TokenRefusedError(_EXPIRED)
-        identity = self._verify(authorization, now_s)
+        identity = self.verify(authorization, now_s)
         seen, mark = self._seen, hash(authorization)
         if mark not in seen:
             if len(seen) >= self._settings.cache_max:
@@ -116,7 +116,8 @@ class Verifier:
         self._verified[authorization] = identity
         return identity
 
-    def _verify(self, authorization: bytes, now_s: float) -> Identity:
+    def verify(self, authorization: bytes, now_s: float) -> Identity:
+        """Verify a token anew; arguments and errors as of `identify`."""
         if authorization[:7].lower() != b"bearer ":
             raise TokenRefusedError(_MISSING)
         if len(authorization) > TOKEN_BYTES_MAX:
@@ -141,7 +142,7 @@ class Verifier:
     def _hs256_claims(self, token: bytes, now_s: float) -> Claims:
         signed, _, signature = token.rpartition(b".")
         header, _, payload = signed.partition(b".")
-        if not is_signed(self._mac, signed, signature):
+        if not is_signed(self.mac, signed, signature):
             raise TokenRefusedError("the token is not accepted: Signature verification failed")
         if header not in self._good_headers:
             self._check_header(header)

@@ -94,6 +94,7 @@ async def test_scale_measures_exactly_the_orders_of_each_round(place: Place) -> 
     found = await measure_scale(place, driver_of(place), plan, lambda _: None)
     assert [(one.level.buyers, one.level.skus) for one in found] == [(300, 1), (300, 3)]
     assert [[cost.orders for cost in one.costs] for one in found] == [[200, 200], [200, 200]]
+    assert [cost.orders for cost in found[1].beside] == [200, 200]
     assert all(cost.total_us > 0 for one in found for cost in one.costs)
     assert len(figures(found)) == 1
 

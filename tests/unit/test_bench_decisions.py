@@ -258,15 +258,19 @@ def test_levels_go_up_in_steps_of_ten_to_the_largest() -> None:
 def test_scale_compares_every_level_with_the_smallest() -> None:
     """Gateway and Redis together, round by round."""
 
-    def costs(buyers: int, skus: int, *rounds: tuple[float, float]) -> LevelCosts:
-        made = [Cost(gateway_us=gateway, redis_us=redis, orders=1) for gateway, redis in rounds]
-        return LevelCosts(level=Level(buyers=buyers, skus=skus), costs=made)
+    def runs(*rounds: tuple[float, float]) -> list[Cost]:
+        return [Cost(gateway_us=gateway, redis_us=redis, orders=1) for gateway, redis in rounds]
+
+    def costs(
+        buyers: int, skus: int, rounds: list[tuple[float, float]], beside: list[tuple[float, float]]
+    ) -> LevelCosts:
+        return LevelCosts(level=Level(buyers=buyers, skus=skus), costs=runs(*rounds), beside=runs(*beside))
 
     found = scale_figures(
         [
-            costs(1_000, 1, (30, 10), (60, 20)),
-            costs(10_000, 1, (31, 11), (62, 22)),
-            costs(1_000, 10, (40, 20), (80, 40)),
+            costs(1_000, 1, [(30, 10), (60, 20), (15, 5), (30, 10)], []),
+            costs(10_000, 1, [(31, 11), (62, 22)], [(30, 10), (60, 20)]),
+            costs(1_000, 10, [(20, 10), (40, 20)], [(15, 5), (30, 10)]),
         ]
     )
     assert [figure.value.median for figure in found] == [1.05, 1.5]
