@@ -8,22 +8,19 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
 import redis.asyncio as redis
-from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from adapters.lua import Script
+from adapters.redis_pipe import Arg, RedisPipe
 from domain import keys
 from domain.errors import BackendError, OutcomeUnknownError
 from domain.settings import RedisSettings
 
 ANSWERS_LOST = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
 """What a client raises when Redis is not there or does not answer; `ResponseError` is an answer."""
-
-Arg = str | bytes | int
 
 
 def make_client(settings: RedisSettings, *, connections_max: int = 16, block_ms: int = 0) -> "redis.Redis":
@@ -57,7 +54,7 @@ class ScriptChannel:
 
     def __init__(self, settings: RedisSettings) -> None:
         self._settings = settings
-        self._connection: Connection | None = None
+        self._connection: RedisPipe | None = None
         self._lock = asyncio.Lock()
         self.run_id = ""
         """Run id of the present connection's server; empty while there is none."""
@@ -93,57 +90,47 @@ class ScriptChannel:
             except ResponseError as error:
                 raise BackendError(f"{script.name}: {error}") from error
             except ANSWERS_LOST as error:
-                await self._discard()
+                self._discard()
                 raise OutcomeUnknownError(f"{script.name}: no answer from Redis: {error}") from error
             except asyncio.CancelledError:
                 # The reply is still to come on this connection; whoever used it next would read it as his own.
-                await self._discard()
+                self._discard()
                 raise
 
     async def close(self) -> None:
         """Close the connection."""
         async with self._lock:
-            await self._discard()
+            self._discard()
 
     @staticmethod
-    async def _ask(connection: Connection, *command: Arg) -> Any:  # noqa: ANN401
-        # Packed by hiredis: redis-py's own packer takes a microsecond an argument.
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # the stub means tuple[…, ...]
-        await connection.send_packed_command([packed], check_health=False)
-        return await connection.read_response()
+    async def _ask(connection: RedisPipe, *command: Arg) -> Any:  # noqa: ANN401
+        return await connection.ask(*command)
 
-    async def _connected(self) -> Connection:
-        if self._connection is not None and self._connection.is_connected:
+    async def _connected(self) -> RedisPipe:
+        if self._connection is not None and self._connection.is_open:
             return self._connection
         self.run_id = ""
-        connection = Connection(
-            host=self._settings.host,
-            port=self._settings.port,
-            protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=self._settings.connect_timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            driver_info=None,
-        )
+        host, port = self._settings.host, self._settings.port
+        connection = RedisPipe()
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                await connection.connect()  # type: ignore[no-untyped-call]
+                await asyncio.get_running_loop().create_connection(lambda: connection, host, port)
                 info: bytes = await self._ask(connection, "INFO", "server")
                 # Answers -LOADING while the log is read back, so that nothing is taken for a lost key.
                 await self._ask(connection, "EXISTS", keys.CAMPAIGNS)
         except BaseException as error:
-            await connection.disconnect(nowait=True)
+            connection.close()
             if isinstance(error, ANSWERS_LOST):
-                raise BackendError(f"Redis at {self._settings.host}:{self._settings.port}: {error}") from error
+                raise BackendError(f"Redis at {host}:{port}: {error}") from error
             raise
         self._connection = connection
         self.run_id = _run_id(info)
         return connection
 
-    async def _discard(self) -> None:
+    def _discard(self) -> None:
         connection, self._connection, self.run_id = self._connection, None, ""
         if connection is not None:
-            await connection.disconnect(nowait=True)
+            connection.close()
 
 
 class _RunId(str):

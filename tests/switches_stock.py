@@ -94,14 +94,9 @@ def connection_discarded() -> None:
     """A connection on which a call was cancelled is used again."""
     from adapters.redis import ScriptChannel
 
-    async def ask(connection: Any, *command: Any) -> Any:
-        await connection.send_command(*command, check_health=False)
-        return await connection.read_response(disconnect_on_error=False)
-
-    async def keep(_self: ScriptChannel) -> None:
+    def keep(_self: ScriptChannel) -> None:
         return
 
-    replace(ScriptChannel, "_ask", staticmethod(ask))
     replace(ScriptChannel, "_discard", keep)
 
 
