@@ -142,12 +142,14 @@ class LooseGuard:
 
     def admits(self, now_s: float) -> bool:
         """Take a token if there is one."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now_s - self._at_s) * self._per_s)
+        tokens = self._tokens
+        if now_s > self._at_s:
+            tokens += (now_s - self._at_s) * self._per_s
+            tokens = min(tokens, self._burst)
         self._at_s = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        passes = tokens >= 1
+        self._tokens = tokens - 1 if passes else tokens
+        return passes
 
     def give_back(self) -> None:
         """Put a token back."""
