@@ -22,7 +22,7 @@ from gateway.calls import BuyerCalls
 from gateway.campaigns import Campaigns
 from gateway.door import Door
 from gateway.fast_lane import END_OF_HEAD, Connection
-from gateway.holders import HolderFilter
+from gateway.holders import Holders
 from gateway.identity import Verifier, is_signed
 from gateway.metrics import GatewayMetrics
 from gateway.order_status import StatusDesk
@@ -80,7 +80,7 @@ class Counter:
         snapshot = Snapshot(fields, stock, round(time.time() * 1e6), b"", "0-0")
         campaigns.views[CAMPAIGN] = make_view(CAMPAIGN, snapshot, now_s + 3_600)
         campaigns.guards[CAMPAIGN] = LooseGuard(RATE, RATE, now_s)
-        campaigns.holders[CAMPAIGN] = HolderFilter(1)
+        campaigns.holders[CAMPAIGN] = Holders()
         verifier = Verifier(AuthSettings(), key)
         self._desk = OrderDesk(settings, verifier, campaigns, Watermarks(1.0), _accept, GatewayMetrics())
         calls = BuyerCalls(self._desk, campaigns, cast("StatusDesk", None))

@@ -9,19 +9,16 @@ from typing import Final
 import redis.asyncio as redis
 
 from adapters.redis import ANSWERS_LOST
-from adapters.stock import Snapshot, list_campaigns, read_snapshot
+from adapters.stock import list_campaigns, read_snapshot
 from domain import keys
 from domain.errors import BackendError, PoisonRecordError
-from gateway.holders import HASH_BYTES, HolderFilter
+from gateway.holders import HASH_BYTES, Holders
 from gateway.view import VIEW_AGE_MAX_S, CampaignView, LooseGuard, make_view
 
 log = logging.getLogger(__name__)
 
 HASHES_AT_ONCE: Final = 10_000
 """A long log of holders is read in pieces, so that the worker goes on answering meanwhile."""
-
-HOLDERS_AT_FIRST: Final = 65_536
-"""A filter begins with room for so many at most, and is built anew, twice as large, when it is full."""
 
 LISTEN_PAUSE_S: Final = 0.2
 
@@ -51,7 +48,7 @@ class Campaigns:
         self._unreadable: set[str] = set()
         self._guard_refused = asyncio.Event()
         self.views: dict[str, CampaignView] = {}
-        self.holders: dict[str, HolderFilter] = {}
+        self.holders: dict[str, Holders] = {}
         self.guards: dict[str, LooseGuard] = {}
         self.read_at_s = float("-inf")
         """Monotonic time of the last complete refresh."""
@@ -101,27 +98,20 @@ class Campaigns:
         """
         # The time before the question: Redis's clock is then thought ahead rather than behind.
         now_s = time.monotonic()
-        before, known = self.views.get(campaign_id), self.holders.get(campaign_id)
-        if known is not None:
-            known.log_read_begins()
-        start = self._read_to.get(campaign_id, 0)
+        before, start = self.views.get(campaign_id), self._read_to.get(campaign_id, 0)
         snapshot = await read_snapshot(self._client, campaign_id, start)
-        if snapshot is not None and start and _must_start_again(before, known, snapshot):
-            known, start, now_s = None, 0, time.monotonic()
+        if snapshot is not None and start and (before is None or before.run_id != snapshot.fields["run_id"]):
+            # Another Redis, whose log is another one: read it from its start, and forget nobody.
+            start, now_s = 0, time.monotonic()
             snapshot = await read_snapshot(self._client, campaign_id)
         if snapshot is None:
             self._forget(campaign_id)
             return
-        holders = known or _new_filter(snapshot)
+        holders = self.holders.get(campaign_id) or Holders()
         step = HASHES_AT_ONCE * HASH_BYTES
         for piece in range(0, len(snapshot.holders), step):
             holders.add_log(snapshot.holders[piece : piece + step])
             await asyncio.sleep(0)
-        if known is not None:
-            holders.log_read_ended()
-        elif campaign_id in self.holders:
-            for user_hash in self.holders[campaign_id].noted:
-                holders.note(user_hash)
         view = make_view(campaign_id, snapshot, now_s)
         if before is None or (before.admit_per_s, before.admit_burst) != (view.admit_per_s, view.admit_burst):
             self.guards[campaign_id] = LooseGuard(view.admit_per_s, view.admit_burst, now_s)
@@ -214,14 +204,3 @@ class Campaigns:
         else:
             self._stale.add(data)
             self._wake.set()
-
-
-def _must_start_again(before: CampaignView | None, known: HolderFilter | None, snapshot: Snapshot) -> bool:
-    """Tell whether the log must be read from its start: it is another Redis's, or the filter has become too small."""
-    appended = len(snapshot.holders) // HASH_BYTES
-    return before is None or known is None or before.run_id != snapshot.fields["run_id"] or known.is_full(appended)
-
-
-def _new_filter(snapshot: Snapshot) -> HolderFilter:
-    allocated = sum(line.allocated for line in snapshot.stock.values())
-    return HolderFilter(max(2 * len(snapshot.holders) // HASH_BYTES, min(allocated, HOLDERS_AT_FIRST)))

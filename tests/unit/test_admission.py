@@ -13,7 +13,7 @@ from domain.order import user_hash
 from domain.outcomes import Outcome
 from domain.settings import AuthSettings
 from gateway.admission import refusal
-from gateway.holders import HolderFilter
+from gateway.holders import Holders
 from gateway.identity import TokenRefusedError, Verifier
 from gateway.view import VIEW_AGE_MAX_S, CampaignView, LooseGuard, make_view, refuse_from_memory, sku_state
 
@@ -95,13 +95,15 @@ def test_loose_guard_lets_twice_the_rate_through() -> None:
     assert sum(guard.admits(0.5) for _ in range(100)) == 0
 
 
-def test_holder_filter_misses_nobody() -> None:
-    """Everyone added is found; of strangers at full capacity fewer than 1% are."""
-    people = HolderFilter(5_000)
-    people.add_log(b"".join(user_hash(f"in-{number}") for number in range(5_000)))
+@pytest.mark.parametrize("exact_max", [10, 10_000])
+def test_holders_miss_nobody(exact_max: int) -> None:
+    """Everyone added is found, kept exactly or not; of strangers fewer than 1% are, and none while all is exact."""
+    people = Holders(exact_max)
+    people.add_log(b"".join(user_hash(f"in-{number}") for number in range(2_500)))
+    for number in range(2_500, 5_000):
+        people.note(user_hash(f"in-{number}"))
     assert all(user_hash(f"in-{number}") in people for number in range(5_000))
-    assert sum(user_hash(f"out-{number}") in people for number in range(10_000)) < 100
-    assert people.is_full(1)
+    assert sum(user_hash(f"out-{number}") in people for number in range(10_000)) < (100 if exact_max == 10 else 1)
 
 
 def claims(**changes: Any) -> dict[str, Any]:

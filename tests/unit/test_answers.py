@@ -12,7 +12,7 @@ from domain import outcomes
 from domain.order import user_hash
 from domain.outcomes import PROBLEM_OF_OUTCOME, Outcome
 from gateway.answers import Answer, Decision, accepted, of_decision, problem, retry_after_s
-from gateway.holders import HolderFilter
+from gateway.holders import BloomFilter, Holders
 from gateway.orders import decision_of
 from gateway.view import GUARD_FACTOR, LooseGuard
 
@@ -91,45 +91,40 @@ def test_unknown_outcomes_say_when_to_retry() -> None:
         assert dict(of_decision(Decision(what, wait_ms=1), ORDER).headers) == {"Retry-After": "1"}
 
 
-@given(st.sets(st.binary(min_size=8, max_size=8), max_size=200))
-def test_filter_misses_nobody(hashes: set[bytes]) -> None:
-    """Whoever was added is found, in whatever pieces the log came."""
+@given(st.sets(st.binary(min_size=8, max_size=8), max_size=200), st.sampled_from([0, 5, 1_000]))
+def test_holders_miss_nobody_however_they_come(hashes: set[bytes], exact_max: int) -> None:
+    """Whoever was added is found, in whatever pieces the log came, one by one, or both."""
     log = b"".join(sorted(hashes))
-    whole, pieces = HolderFilter(10), HolderFilter(10)
+    whole, pieces, noted = Holders(exact_max), Holders(exact_max), Holders(exact_max)
     whole.add_log(log)
     for start in range(0, len(log), 24):
         pieces.add_log(log[start : start + 24])
-    assert all(one in whole and one in pieces for one in hashes)
-    assert whole.count == pieces.count == len(hashes)
+    for one in hashes:
+        noted.note(one)
+    noted.add_log(log)
+    assert all(one in whole and one in pieces and one in noted for one in hashes)
 
 
 def test_filter_at_capacity_hits_few_strangers() -> None:
-    """Full to its capacity, the filter takes about 0.24% of strangers for holders: of these 40,000 under 0.4%."""
-    people = HolderFilter(20_000)
-    people.add_log(b"".join(user_hash(f"in-{number}") for number in range(20_000)))
-    assert sum(user_hash(f"out-{number}") in people for number in range(40_000)) < 160
-    assert people.is_full(1)
-    assert not people.is_full(0)
+    """Full to its capacity, a filter takes at most 0.24% of strangers for holders: of these 40,000 under 0.4%."""
+    people = BloomFilter(20_000)
+    people.add(number_of(f"in-{number}") for number in range(20_000))
+    assert people.count == people.capacity
+    assert sum(number_of(f"out-{number}") in people for number in range(40_000)) < 160
 
 
-def test_what_is_noted_is_kept_until_the_log_has_it() -> None:
-    """A buyer who is noted is found at once, and still after a read of the log that began before he was noted."""
-    people = HolderFilter(10)
-    early, late = user_hash("early"), user_hash("late")
-    people.note(early)
-    people.log_read_begins()
-    people.note(late)
-    assert early in people
-    assert late in people
-    people.add_log(early)
-    people.log_read_ended()
-    assert early in people
-    assert late in people
-    assert people.noted == {late}
-    people.log_read_begins()
-    assert late in people
-    people.log_read_begins()  # the first read failed
-    assert late in people
+def number_of(user_id: str) -> int:
+    """Return a buyer's hash as a number."""
+    return int.from_bytes(user_hash(user_id), "little")
+
+
+def test_filters_grow_with_their_holders() -> None:
+    """However many come, few strangers are taken for holders: a full filter is followed by a larger one."""
+    people = Holders(exact_max=100)
+    for start in range(0, 30_000, 1_000):
+        people.add_log(b"".join(user_hash(f"in-{number}") for number in range(start, start + 1_000)))
+    assert all(user_hash(f"in-{number}") in people for number in range(30_000))
+    assert sum(user_hash(f"out-{number}") in people for number in range(10_000)) < 100
 
 
 def test_guard_is_never_stricter_than_the_exact_bucket() -> None:
