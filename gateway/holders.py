@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 HASH_BYTES: Final = 8
+BYTE_ORDER: Final = sys.byteorder
 EXACT_MAX: Final = 131_072
 """So many are kept exactly, which takes about 9 MB; of more, 16 to 32 bits each are kept."""
 BITS_PER_HOLDER: Final = 16
@@ -67,7 +68,11 @@ class Holders:
 
     def note(self, user_hash: bytes) -> None:
         """Add one 8-byte hash; the log tells of it too, sooner or later."""
-        self._add((int.from_bytes(user_hash, sys.byteorder),), 1)
+        word = int.from_bytes(user_hash, BYTE_ORDER)
+        if self._filters:
+            self._add((word,), 1)
+        else:
+            self._exact.add(word)
 
     def add_log(self, log: bytes) -> None:
         """Add every hash of a piece of the log, 8 bytes each."""
@@ -92,5 +97,5 @@ class Holders:
         return self._filters[-1]
 
     def __contains__(self, user_hash: bytes) -> bool:
-        word = int.from_bytes(user_hash, sys.byteorder)
+        word = int.from_bytes(user_hash, BYTE_ORDER)
         return word in self._exact or (bool(self._filters) and any(word in one for one in self._filters))

@@ -189,6 +189,10 @@ class OrderDesk:
             counts[outcome] += 1
             if outcome is _IS_ACCEPTED:
                 campaigns.note_holder(campaign_id, waiting.order.user_hash)
+                if not durable:
+                    self.waiting -= 1
+                    waiting.then(accepted(waiting.order_id, replayed=False))
+                    continue
             elif outcome is Outcome.REPLAYED:
                 campaigns.give_back_token(campaign_id)
             decision = decision_of(outcome, detail)
@@ -208,10 +212,7 @@ class OrderDesk:
 
     def _settle(self, campaign_id: str, waiting: Waiting, decision: Decision) -> None:
         self.waiting -= 1
-        if decision is _ACCEPTED:
-            waiting.then(accepted(waiting.order_id, replayed=False))
-        else:
-            waiting.then(self._answer(decision, waiting.order_id, campaign_id))
+        waiting.then(self._answer(decision, waiting.order_id, campaign_id))
 
     def _settle_each(self, campaign_id: str, decided: list[tuple[Waiting, Decision]]) -> None:
         for waiting, decision in decided:
