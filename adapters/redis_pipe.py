@@ -49,11 +49,11 @@ class RedisPipe(asyncio.Protocol):
             raise reply
         return reply
 
-    def close(self) -> None:
-        """Close the connection at once."""
+    def close(self, why: str = _CLOSED) -> None:
+        """Close the connection at once, and tell whoever waits why."""
         if self._transport is not None:
             self._transport.abort()
-        self._end(ConnectionError(_CLOSED))
+        self._end(why)
 
     # -- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -67,8 +67,7 @@ class RedisPipe(asyncio.Protocol):
         try:
             reply = self._reader.gets()
         except hiredis.ProtocolError as error:
-            self.close()
-            self._end(ConnectionError(f"not a reply of Redis: {error}"))
+            self.close(f"not a reply of Redis: {error}")
             return
         if reply is False:
             return
@@ -80,10 +79,10 @@ class RedisPipe(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""
-        self._end(ConnectionError(str(exc) if exc else _CLOSED))
+        self._end(str(exc) if exc else _CLOSED)
 
-    def _end(self, error: ConnectionError) -> None:
+    def _end(self, why: str) -> None:
         self._transport = None
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
+            waiter.set_exception(ConnectionError(why))

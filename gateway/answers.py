@@ -78,6 +78,8 @@ def problem(what: Problem, detail: str = "", headers: Headers = (), *, closes: b
     return Answer(what.status, orjson.dumps(document), PROBLEM_JSON, headers, closes)
 
 
+BUSY_NOW: Final = problem(outcomes.BUSY, headers=(("Retry-After", "1"),))
+UNKNOWN_NOW: Final = problem(outcomes.UNKNOWN, headers=(("Retry-After", "1"),))
 BODY_LATE: Final = problem(outcomes.INVALID, "the body did not arrive in time", closes=True)
 
 

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from domain import outcomes
-from gateway.answers import JSON, Answer, problem
+from gateway.answers import BUSY_NOW, JSON, Answer
 from gateway.campaigns import Campaigns
 from gateway.order_status import StatusDesk
 from gateway.orders import OrderDesk, Promise, no_campaign
@@ -41,7 +40,7 @@ class BuyerCalls:
         if view is None:
             return no_campaign(self._campaigns, campaign_id, now_s)
         if not view.is_fresh(now_s):
-            return problem(outcomes.BUSY, headers=(("Retry-After", "1"),))
+            return BUSY_NOW
         return campaign_answer(view, now_s)
 
 

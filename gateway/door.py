@@ -45,14 +45,14 @@ class Door:
         self._application = application
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
-        self._sweep_s = min(
-            SWEEP_S_MAX,
-            settings.header_timeout_s / SWEEPS_PER_TIMEOUT,
-            settings.body_timeout_s / SWEEPS_PER_TIMEOUT,
-            settings.send_timeout_s / SWEEPS_PER_TIMEOUT,
-            settings.keepalive_timeout_s / SWEEPS_PER_TIMEOUT,
-            settings.linger_s / SWEEPS_PER_TIMEOUT,
+        shortest_s = min(
+            settings.header_timeout_s,
+            settings.body_timeout_s,
+            settings.send_timeout_s,
+            settings.keepalive_timeout_s,
+            settings.linger_s,
         )
+        self._sweep_s = min(SWEEP_S_MAX, shortest_s / SWEEPS_PER_TIMEOUT)
         self._tick()
 
     @property
@@ -120,6 +120,5 @@ class Door:
         while True:
             await asyncio.sleep(self._sweep_s)
             self._tick()
-            now_s = self.now_s
             for connection in list(self._connections):
-                connection.check_deadline(now_s)
+                connection.check_deadline(self.now_s)

@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         if too_much:  # even if it was paused already: aiohttp may have resumed it since
             self._reading_paused = True
             transport.pause_reading()
-        elif self._reading_paused and not too_much:
+        elif self._reading_paused:
             self._reading_paused = False
             transport.resume_reading()
 

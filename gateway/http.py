@@ -10,7 +10,7 @@ from aiohttp import web
 
 from domain import outcomes
 from domain.settings import GatewaySettings
-from gateway.answers import BODY_LATE, Answer, body_too_large, problem
+from gateway.answers import BODY_LATE, UNKNOWN_NOW, Answer, body_too_large, problem
 from gateway.calls import BuyerCalls
 from gateway.openapi import docs_html, document_json
 from gateway.orders import Promise
@@ -150,4 +150,4 @@ async def _problems(
         return _response(known or problem(outcomes.INVALID._replace(status=error.status), error.reason))
     except Exception:
         log.exception("unforeseen error at %s %s", request.method, request.path)
-        return _response(problem(outcomes.UNKNOWN, headers=(("Retry-After", "1"),)))
+        return _response(UNKNOWN_NOW)

@@ -14,7 +14,7 @@ from adapters.stock import Attempt
 from domain import outcomes
 from domain.errors import BackendError, PoisonRecordError
 from domain.order import split_order_id
-from gateway.answers import JSON, Answer, problem
+from gateway.answers import BUSY_NOW, JSON, Answer, problem
 from gateway.group_commit import GroupCommit
 
 POLL_AGAIN_S: Final = "1"
@@ -89,7 +89,7 @@ class StatusDesk:
         if parts is None:
             return _NOT_FOUND
         if self._waiting >= self._inflight_max:
-            return _BUSY
+            return BUSY_NOW
         self._waiting += 1
         self._queue.submit(Question(order_id, *parts, user_id, promise()))
         return None
@@ -126,7 +126,6 @@ _NOT_FOUND: Final = problem(outcomes.NOT_FOUND, "you have no such order")
 _NOT_TOLD: Final = problem(
     outcomes.UNKNOWN, "where the order stands cannot be told now", (("Retry-After", POLL_AGAIN_S),)
 )
-_BUSY: Final = problem(outcomes.BUSY, headers=(("Retry-After", POLL_AGAIN_S),))
 
 
 def _answer(question: Question, row: OrderRow) -> Answer:

@@ -11,7 +11,7 @@ from domain.order import order_id
 from domain.outcomes import BUSY, PROBLEM_OF_OUTCOME, UNKNOWN, Outcome, Problem
 from domain.settings import GatewaySettings
 from gateway.admission import inflight_limit, refusal
-from gateway.answers import Answer, Decision, accepted, of_decision, problem
+from gateway.answers import BUSY_NOW, UNKNOWN_NOW, Answer, Decision, accepted, of_decision, problem
 from gateway.campaigns import Campaigns
 from gateway.group_commit import GroupCommit
 from gateway.identity import Identity, TokenRefusedError, Verifier
@@ -31,10 +31,8 @@ RETRY_WAIT_MS: Final = 1_000
 _IS_ACCEPTED: Final = Outcome.ACCEPTED
 _ACCEPTED: Final = Decision()
 _REPLAYED: Final = Decision(replayed=True)
-_BUSY: Final = problem(BUSY, headers=(("Retry-After", "1"),))
 _KEY_MISSING: Final = problem(outcomes.KEY_MISSING, "send an Idempotency-Key: any string that is new for each purchase")
 _NO_CAMPAIGN: Final = problem(outcomes.NOT_FOUND, "there is no such campaign")
-_CAMPAIGN_UNKNOWN: Final = problem(UNKNOWN, headers=(("Retry-After", "1"),))
 
 
 def unauthenticated(error: TokenRefusedError) -> Answer:
@@ -44,7 +42,7 @@ def unauthenticated(error: TokenRefusedError) -> Answer:
 
 def no_campaign(campaigns: Campaigns, campaign_id: str, now_s: float) -> Answer:
     """Return the answer about a campaign that this worker has no view of: 404 only if there certainly is none."""
-    return _NO_CAMPAIGN if campaigns.is_unknown(campaign_id, now_s) else _CAMPAIGN_UNKNOWN
+    return _NO_CAMPAIGN if campaigns.is_unknown(campaign_id, now_s) else UNKNOWN_NOW
 
 
 def decision_of(outcome: Outcome, detail: int) -> Decision:
@@ -125,7 +123,7 @@ class OrderDesk:
             return self._refuse(campaign_id, refused)
         if self.waiting >= inflight_limit(buyer.tier, self._settings.inflight_max):
             self._metrics.busy += 1
-            return _BUSY
+            return BUSY_NOW
         whole_id = order_id(campaign_id, buyer.user_id, key_text)
         order = OrderRequest(whole_id[-32:], print_, wanted.sku_id, wanted.quantity, buyer.user_id, buyer.user_hash)
         self.waiting += 1

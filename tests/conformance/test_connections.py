@@ -1,10 +1,7 @@
 """One connection and what is asked on it: how long it lives, how requests may be written, what every answer owes."""
 
-import asyncio
-
 import pytest
 
-from adapters.stock import BatchReply, OrderRequest
 from domain.settings import Settings
 from tests.support.gate import LIVEZ, Gate, open_gate
 from tests.support.wire import Reply, chunked, soon
@@ -244,15 +241,7 @@ async def test_half_closed_connections_without_a_request_end(plain: Settings, la
 async def test_a_buyer_who_goes_away_before_his_decision(plain: Settings, lane: str) -> None:
     """His order exists once; asked again with the same key, it is the same order; the worker has forgotten nothing."""
     async with open_gate(plain, lane) as gate:
-        asked, go_on = asyncio.Event(), asyncio.Event()
-        admit = gate.worker.desk._admit
-
-        async def slowly(campaign_id: str, orders: list[OrderRequest]) -> BatchReply:
-            asked.set()
-            await go_on.wait()
-            return await admit(campaign_id, orders)
-
-        gate.worker.desk._admit = slowly
+        asked, go_on = gate.hold_decisions()
         async with gate.wire() as wire:
             await wire.send(gate.order("ann") + LIVEZ)
             await soon(asked.wait(), "the order was not taken in")

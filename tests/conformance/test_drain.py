@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.stock import BatchReply, OrderRequest
 from domain.settings import Settings
 from tests.support.gate import LIVEZ, Gate, open_gate
 from tests.support.wire import Wire, chunked, connect, soon
@@ -30,15 +29,7 @@ async def _draining(gate: Gate) -> None:
 async def test_orders_that_were_taken_in_are_answered(plain: Settings, lane: str) -> None:
     """Orders that wait for their decision get it, each connection's last answer says `close`, and all are placed."""
     async with open_gate(plain, lane) as gate:
-        go_on, asked = asyncio.Event(), asyncio.Event()
-        admit = gate.worker.desk._admit
-
-        async def slowly(campaign_id: str, orders: list[OrderRequest]) -> BatchReply:
-            asked.set()
-            await go_on.wait()
-            return await admit(campaign_id, orders)
-
-        gate.worker.desk._admit = slowly
+        asked, go_on = gate.hold_decisions()
         async with gate.wire() as one, gate.wire() as two:
             await one.send(gate.order("ann"))
             await two.send(gate.order("ben"))

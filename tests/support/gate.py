@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from adapters.stock import BatchReply, OrderRequest
 from cli.token import make_token
 from domain.settings import AuthSettings, GatewaySettings, MysqlSettings, RedisSettings, Settings
 from gateway.app import GatewayWorker, listening_socket, read_key
@@ -93,6 +94,19 @@ class Gate:
 
     def _or_good(self, body: bytes | None) -> bytes:
         return self.body() if body is None else body
+
+    def hold_decisions(self) -> tuple[asyncio.Event, asyncio.Event]:
+        """Keep orders from being decided; returns what tells that one was taken in, and what lets them all go on."""
+        asked, go_on = asyncio.Event(), asyncio.Event()
+        admit = self.worker.desk._admit
+
+        async def slowly(campaign_id: str, orders: list[OrderRequest]) -> BatchReply:
+            asked.set()
+            await go_on.wait()
+            return await admit(campaign_id, orders)
+
+        self.worker.desk._admit = slowly
+        return asked, go_on
 
     async def taken(self) -> int:
         """Return how many units are taken; what is left and what is taken add up to the stock."""
