@@ -13,9 +13,9 @@ from domain.campaign import Campaign
 from domain.errors import OperationRefusedError
 
 _COUNTERS: Final = """
-INSERT INTO campaign_sku (campaign_id, sku_id, allocated)
-VALUES (%s, %s, %s)
-ON DUPLICATE KEY UPDATE sku_id = sku_id"""
+INSERT INTO campaign_sku (campaign_id, sku_id, allocated, pay_within_s)
+VALUES (%s, %s, %s, %s)
+ON DUPLICATE KEY UPDATE pay_within_s = VALUES(pay_within_s)"""
 
 _CAMPAIGN: Final = """
 INSERT INTO campaign (campaign_id, kind, opens_ms, closes_ms, definition)
@@ -45,7 +45,7 @@ async def register_campaign(catalog: Pool, orders: Pool, campaign: Campaign) -> 
     skus = sorted(campaign.sku, key=lambda sku: sku.id)
     stock = [(campaign.id, sku.id, sku.stock) for sku in skus]
     async with transaction(orders) as cursor:
-        await insert_many(cursor, _COUNTERS, stock)
+        await insert_many(cursor, _COUNTERS, [(*row, campaign.campaign.pay_within_s) for row in stock])
     facts = (
         campaign.campaign.kind,
         campaign.opens_ms,

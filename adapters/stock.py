@@ -14,7 +14,7 @@ from domain import keys
 from domain.campaign import STOCK_MAX, Campaign, CampaignState
 from domain.errors import BackendError, FencedError, OperationRefusedError, PoisonRecordError
 from domain.outbox import START
-from domain.outcomes import BatchStatus, Outcome, ReleaseOutcome
+from domain.outcomes import BatchStatus, Outcome
 
 _STOCK_LINE: Final = struct.Struct(">QQQQQIQ")
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -86,7 +86,7 @@ class Snapshot(NamedTuple):
 
 
 class LostOrder(NamedTuple):
-    """An order that Kafka or MySQL hold and Redis has lost."""
+    """An order as Kafka and MySQL have it, which Redis may have lost, or know in an older state."""
 
     digest: str
     fingerprint: str
@@ -95,7 +95,10 @@ class LostOrder(NamedTuple):
     user_id: str
     user_hash: bytes
     hold_no: int
-    held: bool
+    held: int
+    """0 given back, 1 held and unpaid, 2 held and paid."""
+    origin: str = ""
+    """`<outbox id>/<place in it>` of its deduction if that is newer than Redis; else empty."""
 
 
 async def admit(
@@ -138,26 +141,18 @@ async def admit(
     )
 
 
-async def release(channel: ScriptChannel, campaign_id: str, digest: str, user_id: str, hold_no: int) -> ReleaseOutcome:
-    """Give one hold's units back, once.
-
-    Raises:
-        FencedError: as for `admit`.
-        BackendError: nothing was changed.
-        OutcomeUnknownError: ask again.
-    """
-    names = [keys.campaign(campaign_id), keys.stock(campaign_id), keys.buyer(campaign_id, user_id)]
-    code = await channel.call(load_script("release_stock"), names, [RUN_ID, digest, hold_no, campaign_id, keys.CHANGES])
-    _refuse_closed(campaign_id, code)
-    return ReleaseOutcome(code)
-
-
 def _refuse_fenced(campaign_id: str, code: int) -> None:
     if code == BatchStatus.FENCED:
         raise FencedError(f"campaign {campaign_id}: closed until recovery has compared Redis with Kafka and MySQL")
 
 
-def _refuse_closed(campaign_id: str, code: int) -> None:
+def refuse_closed(campaign_id: str, code: int) -> None:
+    """Raise what a script's code means if it refused as a whole.
+
+    Raises:
+        FencedError: Redis was restarted and recovery is not done.
+        OperationRefusedError: there is no such campaign.
+    """
     _refuse_fenced(campaign_id, code)
     if code == BatchStatus.UNKNOWN_CAMPAIGN:
         raise OperationRefusedError(f"there is no campaign {campaign_id!r}; load its file first")
@@ -185,6 +180,7 @@ async def load_campaign(
         ("admit_burst", limits.admit_burst),
         ("user_per_s", limits.user_per_s),
         ("user_burst", limits.user_burst),
+        ("unpaid_per_user", limits.unpaid_per_user),
     ]
     skus = [(sku.id, sku.stock, sku.per_user, sku.price_cents) for sku in campaign.sku]
     code, sku_id, sold = await channel.call(
@@ -236,7 +232,7 @@ async def move_campaign(channel: ScriptChannel, campaign_id: str, verb: str) -> 
     """Open, pause, resume or close a campaign; returns the new state and whether it was another one before.
 
     Raises:
-        OperationRefusedError: not possible from its present state; nothing was changed.
+        OperationRefusedError: not possible from its present state, or closed before; nothing was changed.
     """
     target, sources = _MOVES[verb]
     code, before = await channel.call(
@@ -244,12 +240,14 @@ async def move_campaign(channel: ScriptChannel, campaign_id: str, verb: str) -> 
         [keys.campaign(campaign_id)],
         [campaign_id, target, keys.CHANGES, *sources],
     )
-    _refuse_closed(campaign_id, code)
+    refuse_closed(campaign_id, code)
     if code < 0:
         raise OperationRefusedError(
             f"campaign {campaign_id!r} is {before.decode()}: {verb} is possible only from "
             f"{' or '.join(sources)}; nothing was changed"
         )
+    if code == 0 and target is CampaignState.CLOSED:
+        raise OperationRefusedError(f"campaign {campaign_id!r} is closed already; nothing was changed")
     return target, code == 1
 
 
@@ -265,7 +263,7 @@ async def top_up(channel: ScriptChannel, campaign_id: str, sku_id: str, units: i
         [keys.campaign(campaign_id), keys.stock(campaign_id), keys.topups(campaign_id)],
         [RUN_ID, campaign_id, sku_id, units, key, keys.CHANGES, STOCK_MAX],
     )
-    _refuse_closed(campaign_id, code)
+    refuse_closed(campaign_id, code)
     reasons = {
         -1: f"SKU {sku_id!r} would have more than {STOCK_MAX} units",
         -8: f"the key {key!r} was used for another top-up",
@@ -280,10 +278,10 @@ async def top_up(channel: ScriptChannel, campaign_id: str, sku_id: str, units: i
 async def restore(
     channel: ScriptChannel, campaign_id: str, orders: Sequence[LostOrder], newest_id: str, *, run_id: str
 ) -> int:
-    """Put lost orders back while the gate is closed; returns how many were missing.
+    """Bring orders to where Kafka and MySQL have them while the gate is closed; returns how many were not there.
 
-    `newest_id` is the highest outbox id of all that is lost, with the last piece, and `0-0` with those before it.
-    `run_id` is the server on which recovery compares.
+    What is given back has to come before what takes those units. `newest_id` is the highest outbox id of all that is
+    lost, with the last piece, and `0-0` with those before it. `run_id` is the server on which recovery compares.
 
     Raises:
         OperationRefusedError: they do not fit into the stock; a person has to look.
@@ -293,14 +291,15 @@ async def restore(
         keys.stock(campaign_id),
         keys.outbox(campaign_id),
         keys.holders(campaign_id),
+        keys.duplicates(campaign_id),
         *[keys.buyer(campaign_id, order.user_id) for order in orders],
     ]
-    packed = _pack([(*o[:4], o.hold_no, int(o.held)) for o in orders])
+    packed = _pack([(*o[:4], o.hold_no, int(o.held), o.origin) for o in orders])
     hashes = b"".join([o.user_hash for o in orders])
     code, count, sku_id = await channel.call(
         load_script("restore_orders"), names, [packed, newest_id, hashes, RUN_ID, run_id]
     )
-    _refuse_closed(campaign_id, code)
+    refuse_closed(campaign_id, code)
     if code != 1:
         raise OperationRefusedError(
             f"campaign {campaign_id!r}, SKU {sku_id.decode()!r}: orders that Kafka and MySQL hold do not fit into "
@@ -315,7 +314,7 @@ async def open_gate(channel: ScriptChannel, campaign_id: str, run_id: str) -> bo
     code = await channel.call(
         load_script("open_gate"), [keys.campaign(campaign_id)], [run_id, campaign_id, keys.CHANGES, RUN_ID]
     )
-    _refuse_closed(campaign_id, code)
+    refuse_closed(campaign_id, code)
     return bool(code == 1)
 
 
@@ -345,7 +344,7 @@ def read_attempts(packed: bytes | None) -> list[Attempt]:
     if packed is None:
         return []
     try:
-        return [Attempt(a[0], a[1], a[2], a[3], a[4], a[5] == 1) for a in _unpack_record(packed)[2]]
+        return [Attempt(a[0], a[1], a[2], a[3], a[4], a[5] > 0) for a in _unpack_record(packed)[2]]
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise PoisonRecordError(f"a buyer record cannot be read: {error}") from None
 

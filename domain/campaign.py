@@ -60,6 +60,8 @@ class CampaignLimits(msgspec.Struct, frozen=True, kw_only=True):
     admit_burst: Rate = 20_000
     user_per_s: Rate = 2
     user_burst: Rate = 3
+    unpaid_per_user: Count = 5
+    """Orders of one buyer in this campaign that hold stock without being paid; past it LIMIT_REACHED."""
 
 
 class Sku(msgspec.Struct, frozen=True, kw_only=True):

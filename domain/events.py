@@ -10,6 +10,7 @@ from domain.errors import PoisonRecordError
 from domain.order import QUANTITY_MAX, USER_ID_MAX_BYTES, split_order_id
 
 TOPIC_ORDERS_ACCEPTED: Final = "orders.accepted"
+TOPIC_ORDERS_EVENTS: Final = "orders.events"
 DEAD_SUFFIX: Final = ".dead"
 
 
@@ -51,6 +52,29 @@ class OrderAccepted(msgspec.Struct, frozen=True, kw_only=True):
     outbox_index: Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 
 
+ORDER_CHANGED_V1: Final = SchemaRef("order.changed", 1)
+
+
+class OrderChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """An order that moved from one status to another after it was confirmed: paid, cancelled, expired, ….
+
+    `version` rises by one with every move of an order, from 2 on, so that a reader can put repeated events in order.
+    An event may be published twice. A reader that needs the order itself finds its row in MySQL: it is there before.
+    """
+
+    schema: SchemaRef = ORDER_CHANGED_V1
+    order_id: str
+    campaign_id: str
+    sku_id: str
+    user_id: str
+    quantity: int
+    hold_no: int
+    status: str
+    version: int
+    reason: str
+    at_ms: int
+
+
 _decoder: Final = msgspec.json.Decoder(OrderAccepted)
 
 
@@ -76,4 +100,27 @@ def decode_order_accepted(value: bytes | None) -> OrderAccepted:
     parts = split_order_id(event.order_id)
     if parts is None or parts[0] != event.campaign_id:
         raise PoisonRecordError(f"order id {event.order_id!r} does not belong to campaign {event.campaign_id!r}")
+    return event
+
+
+def encode_order_changed(event: OrderChanged) -> bytes:
+    """Return the Kafka value of an event."""
+    return orjson.dumps(msgspec.to_builtins(event))
+
+
+_changed_decoder: Final = msgspec.json.Decoder(OrderChanged)
+
+
+def decode_order_changed(value: bytes | None) -> OrderChanged:
+    """Decode a Kafka value.
+
+    Raises:
+        PoisonRecordError: not JSON, a wrong or missing field, or an unknown schema.
+    """
+    try:
+        event = _changed_decoder.decode(value or b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PoisonRecordError(f"not an {ORDER_CHANGED_V1.name} event: {error}") from None
+    if event.schema != ORDER_CHANGED_V1:
+        raise PoisonRecordError(f"unknown schema {event.schema.name!r} version {event.schema.version}")
     return event

@@ -52,6 +52,11 @@ def topups(campaign_id: str) -> str:
     return f"{_slot(campaign_id)}:topups"
 
 
+def duplicates(campaign_id: str) -> str:
+    """Hash: `<order, 32 hex> <origin>` → units given back, of deductions that were made a second time."""
+    return f"{_slot(campaign_id)}:duplicates"
+
+
 def holders(campaign_id: str) -> str:
     """String: 8 bytes appended for each order accepted, see `domain.order.user_hash`."""
     return f"{_slot(campaign_id)}:holders"

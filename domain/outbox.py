@@ -1,5 +1,10 @@
-"""An outbox entry: what `admit_orders.lua` wrote for one batch, and the events it stands for."""
+"""An outbox entry: what `admit_orders.lua` wrote for one batch, and the events it stands for.
 
+Each entry names the one before it, so that a reader notices when entries are gone that it has not read. Where recovery
+has moved the outbox's ids on, `restore_orders.lua` leaves an entry without orders, so that this chain is not broken.
+"""
+
+import re
 from typing import Final
 
 import msgspec
@@ -10,7 +15,9 @@ from domain.events import OrderAccepted
 OutboxPosition = tuple[int, int]
 
 START: Final = "0-0"
+TIME_MAX_MS: Final = 1 << 48
 
+_OUTBOX_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _decode_orders: Final = msgspec.msgpack.Decoder(list[tuple[str, str, str, int, str, int, int]]).decode
 
 
@@ -30,6 +37,24 @@ def next_outbox_id(outbox_id: str) -> str:
     return f"{ms}-{seq + 1}"
 
 
+def previous_id(fields: dict[bytes, bytes]) -> str | None:
+    """Return the id of the entry before this one, `0-0` for the first; None if the entry does not say it."""
+    found = fields.get(b"p", b"")
+    return found.decode() if _OUTBOX_ID.fullmatch(found) else None
+
+
+def is_gap(previous: str, position: str) -> bool:
+    """Tell whether entries are gone that nobody has read.
+
+    An entry that was put in by hand lies beyond the one that its successor names; that is no gap.
+
+    Args:
+        previous: the entry that should come before the next one.
+        position: the last entry read.
+    """
+    return parse_outbox_id(previous) > parse_outbox_id(position)
+
+
 def decode_entry(campaign_id: str, outbox_id: str, fields: dict[bytes, bytes]) -> list[OrderAccepted]:
     """Return the events of one entry, in its order.
 
@@ -39,6 +64,8 @@ def decode_entry(campaign_id: str, outbox_id: str, fields: dict[bytes, bytes]) -
     try:
         orders = _decode_orders(fields[b"orders"])
         accepted_at_ms = int(fields[b"t"])
+        if not 0 <= accepted_at_ms <= TIME_MAX_MS:
+            raise ValueError(accepted_at_ms)  # noqa: TRY301 -- one way out
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise PoisonRecordError(f"outbox entry {outbox_id} of campaign {campaign_id}: {error!r}") from None
     return [

@@ -49,6 +49,49 @@ class ReleaseOutcome(IntEnum):
     CORRUPT_RECORD = -11
 
 
+class ReacquireOutcome(IntEnum):
+    """Decision of `reacquire_stock.lua` about the next hold of an order."""
+
+    TAKEN = 1
+    ALREADY_TAKEN = 2
+    SOLD_OUT = -1
+    NO_SUCH_ORDER = -2
+    HOLD_PASSED = -3
+    """A hold of that number, or a later one, was taken and given back before."""
+    UNKNOWN_SKU = -9
+    CORRUPT_RECORD = -11
+
+
+class DuplicateOutcome(IntEnum):
+    """Decision of `return_duplicate.lua` about a second deduction."""
+
+    RETURNED = 1
+    ALREADY_RETURNED = 2
+    UNKNOWN_SKU = -9
+    CORRUPT_RECORD = -11
+
+
+class MarkOutcome(IntEnum):
+    """Decision of `mark_paid.lua`."""
+
+    MARKED = 1
+    ALREADY_MARKED = 2
+    NO_SUCH_HOLD = -1
+    CORRUPT_RECORD = -11
+
+
+class RestoreOutcome(IntEnum):
+    """Decision of `restore_record.lua` about an order that no buyer's record holds any more."""
+
+    RESTORED = 1
+    ALREADY_THERE = 2
+    STOCK_SHORT = -1
+    STOCK_MOVED = -3
+    """The SKU's numbers are not those any more on which the decision stands."""
+    UNKNOWN_SKU = -9
+    CORRUPT_RECORD = -11
+
+
 class Problem(NamedTuple):
     """A stable problem code (RFC 9457 `code` member) with its HTTP status and words."""
 
@@ -60,6 +103,7 @@ class Problem(NamedTuple):
 INVALID: Final = Problem(400, "INVALID", "The request is not valid")
 KEY_MISSING: Final = Problem(400, "KEY_MISSING", "The Idempotency-Key header is missing")
 UNAUTHENTICATED: Final = Problem(401, "UNAUTHENTICATED", "A valid bearer token is needed")
+UNSIGNED: Final = Problem(401, "UNAUTHENTICATED", "A valid signature is needed")
 NOT_STARTED: Final = Problem(403, "NOT_STARTED", "The sale has not started yet")
 ENDED: Final = Problem(403, "ENDED", "The sale is over")
 PAUSED: Final = Problem(403, "PAUSED", "The sale is paused")
@@ -67,6 +111,8 @@ NOT_FOUND: Final = Problem(404, "NOT_FOUND", "There is no such thing")
 METHOD_NOT_ALLOWED: Final = Problem(405, "INVALID", "The method is not allowed here")
 SOLD_OUT: Final = Problem(409, "SOLD_OUT", "Sold out")
 LIMIT_REACHED: Final = Problem(409, "LIMIT_REACHED", "The purchase limit is reached")
+NOT_READY: Final = Problem(409, "NOT_READY", "The order is not in the database yet; retry")
+STATE: Final = Problem(409, "STATE", "Not possible in the order's state")
 TOO_LARGE: Final = Problem(413, "INVALID", "The request is too large")
 KEY_REUSED: Final = Problem(422, "KEY_REUSED", "The Idempotency-Key was used for another request")
 RATE_LIMITED: Final = Problem(429, "RATE_LIMITED", "Too many requests")

@@ -120,6 +120,15 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a worker told to stop may take to answer what it has taken in."""
     snapshot_poll_ms: Millis = 500
     """How often campaigns are re-read besides being notified of changes."""
+    stream_listeners_max: Positive = 5_000
+    """Buyers of a worker who listen to an order's events; past it 503 BUSY."""
+    stream_per_user_max: Positive = 8
+    """Of these, streams of one buyer; past it 429."""
+    stream_poll_ms: Millis = 250
+    """How often the orders that are listened to are looked at."""
+    stream_heartbeat_s: Seconds = 15.0
+    stream_max_s: Seconds = 3_600.0
+    """How long one stream may last; the browser comes back with `Last-Event-ID`."""
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,13 +147,56 @@ class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `[consumer]`."""
 
     group: str = "flashgate"
+    processes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Consumers that `up` starts; they share the partitions."""
+    batch_min: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    """Records written in one transaction while little waits."""
     batch_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1_000
-    """Records written in one transaction."""
+    """Records written in one transaction while much waits."""
     batch_linger_ms: Millis = 250
     """How long the first record of a batch may wait for company."""
     session_timeout_ms: Millis = 10_000
     retry_initial_s: Seconds = 0.1
     retry_max_s: Seconds = 5.0
+
+
+class PaymentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[payment]`: the payment provider."""
+
+    provider_url: str = "http://127.0.0.1:8090"
+    key_file: str = ""
+    """The secret, at least 32 bytes, that the provider signs its callbacks with and knows us by."""
+    timeout_s: Seconds = 3.0
+    """How long a call to the provider may take before its outcome counts as unknown."""
+    inflight_max: Positive = 256
+    """Calls of one process to the provider at a time; past it 503 BUSY."""
+    signature_age_max_s: Annotated[int, msgspec.Meta(ge=1, le=3_600)] = 300
+    attempts_max: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
+    """Payments that an order may have, declined ones included."""
+
+
+class LifecycleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[lifecycle]`: the process that expires orders, gives stock back and checks payments."""
+
+    poll_ms: Millis = 200
+    """How often each kind of work is looked for."""
+    batch_max: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
+    """Orders, returns or payments taken up at once."""
+    check_after_s: Seconds = 5.0
+    """A payment that the provider has said nothing of for so long is asked for; then twice as long, and so on."""
+    retry_initial_s: Seconds = 0.1
+    retry_max_s: Seconds = 60.0
+
+
+class SandboxSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[sandbox]`: the payment provider for trying things out."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8090
+    callback_url: str = "http://127.0.0.1:8080/v1/webhooks/payment"
+    """Where its callbacks go."""
+    database: str = ""
+    """A file that its payments outlive a restart in; empty: memory."""
 
 
 class ReconcileSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,6 +225,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway: GatewaySettings = GatewaySettings()
     relay: RelaySettings = RelaySettings()
     consumer: ConsumerSettings = ConsumerSettings()
+    payment: PaymentSettings = PaymentSettings()
+    lifecycle: LifecycleSettings = LifecycleSettings()
+    sandbox: SandboxSettings = SandboxSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     ops: OpsSettings = OpsSettings()
 

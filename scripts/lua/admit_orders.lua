@@ -42,14 +42,14 @@ local QUANTITY_MAX = 1000
 
 -- Read all that the batch needs.
 local c = redis.call('HMGET', KEYS[1], 'state', 'opens_ms', 'closes_ms', 'admit_per_s', 'admit_burst', 'user_per_s',
-  'user_burst', 'run_id', 'tokens_u', 'refilled_us', 'last_outbox_id')
+  'user_burst', 'run_id', 'tokens_u', 'refilled_us', 'last_outbox_id', 'unpaid_per_user')
 if not c[1] then return {UNKNOWN_CAMPAIGN} end
 if c[8] ~= ARGV[1] then return {FENCED} end
 local state, opens_ms, closes_ms, attempts_max = c[1], tonumber(c[2]), tonumber(c[3]), tonumber(ARGV[3])
 local admit_per_s, admit_burst = tonumber(c[4]), tonumber(c[5])
-local user_per_s, user_burst = tonumber(c[6]), tonumber(c[7])
+local user_per_s, user_burst, unpaid_max = tonumber(c[6]), tonumber(c[7]), tonumber(c[12]) or attempts_max
 local outbox_full = redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[4])
-local holders_length = redis.call('STRLEN', KEYS[4])
+local last_id, holders_length = c[11] or '0-0', redis.call('STRLEN', KEYS[4])
 
 local packed = redis.call('MGET', unpack(KEYS, 5))
 local orders, stock, unpacked = cmsgpack.unpack(ARGV[2]), {}, cmsgpack.unpack
@@ -103,16 +103,16 @@ local function decide(i)
   if s == 'corrupt' then return CORRUPT_RECORD, 0 end
   if outbox_full then return OUTBOX_FULL, 0 end
   -- A token is taken from both buckets or from none.
-  local own_u, own_us, held, attempts = full_u, now_us, 0, 0
+  local own_u, own_us, held, unpaid, attempts = full_u, now_us, 0, 0, 0
   if record then
     own_u, own_us = refilled(record[1], record[2], user_per_s, user_burst, now_us)
-    held, attempts = units_held(record, sku), #record[3]
+    held, unpaid, attempts = holdings(record, sku)
   end
   if own_u < TOKEN then return USER_RATE_LIMITED, wait_ms(own_u, user_per_s) end
   if tokens_u < TOKEN then return RATE_LIMITED, wait_ms(tokens_u, admit_per_s) end
   tokens_u, campaign_changed = tokens_u - TOKEN, true
   local refusal = nil
-  if attempts >= attempts_max or held + quantity > s.per_user then refusal = LIMIT_REACHED
+  if attempts >= attempts_max or unpaid >= unpaid_max or held + quantity > s.per_user then refusal = LIMIT_REACHED
   elseif s.remaining < quantity then refusal = SOLD_OUT end
   if record then
     record[1], record[2] = own_u - TOKEN, own_us
@@ -135,10 +135,10 @@ end
 local results = {}
 for i = 1, count do results[2 * i - 1], results[2 * i] = decide(i) end
 
--- Write. The outbox entry comes first: it is the promise, the rest follows from it.
-local last_id = c[11] or '0-0'
+-- Write. The outbox entry comes first: it is the promise. It names the one before it, so that a gap is noticed.
 if accepted > 0 then
-  last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'orders', array_head(accepted) .. table.concat(items))
+  local packed_items = array_head(accepted) .. table.concat(items)
+  last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'p', last_id, 'orders', packed_items)
   redis.call('HSET', KEYS[2], unpack(lines_sold(taken)))
   holders_length = redis.call('APPEND', KEYS[4], hashes_at(ARGV[5], holders, count))
 end

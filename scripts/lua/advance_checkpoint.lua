@@ -23,7 +23,8 @@ local ms, seq = parts(ARGV[2])
 local at_ms, at_seq = parts(relay[2] or '0-0')
 if ms < at_ms or (ms == at_ms and seq < at_seq) then return {BACKWARDS, left} end
 local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'checkpoint', ARGV[2], 'seen_ms', time[1] * 1000 + math.floor(time[2] / 1000))
+-- What only makes room comes first: where memory is out Redis refuses the other, unless a script has written before.
 left = left - redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[3])
+redis.call('HSET', KEYS[1], 'checkpoint', ARGV[2], 'seen_ms', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('PUBLISH', ARGV[5], ARGV[4] .. ' ' .. ARGV[2])
 return {ADVANCED, left}

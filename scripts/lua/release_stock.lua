@@ -25,7 +25,7 @@ if not record then return CORRUPT_RECORD end
 local attempt = find_attempt(record, ARGV[2])
 local hold_no = tonumber(ARGV[3])
 if not attempt or attempt[HOLD_NO] < hold_no then return NO_SUCH_HOLD end
-if attempt[HOLD_NO] > hold_no or attempt[HELD] ~= 1 then return ALREADY_RELEASED end
+if attempt[HOLD_NO] > hold_no or not is_held(attempt) then return ALREADY_RELEASED end
 local s = read_stock_line(redis.call('HGET', KEYS[2], attempt[SKU]))
 if not s then return UNKNOWN_SKU end
 

@@ -1,12 +1,14 @@
--- Recovery: puts orders that Kafka or MySQL hold back into a Redis that has lost them, while the gate is closed.
--- An order that is known here is left alone, so that it may be asked again.
+-- Recovery: brings orders to where Kafka and MySQL have them, in a Redis that has gone back to an older state, while
+-- the gate is closed. An order that is as far here, or further, is left alone, so that it may be asked again.
 --
--- KEYS  1 campaign  2 stock  3 outbox  4 holders  5.. the buyer record of each order
--- ARGV  1 MessagePack array of {order, fingerprint, sku, quantity, hold number, held 1 or 0}
+-- KEYS  1 campaign  2 stock  3 outbox  4 holders  5 duplicates given back  6.. the buyer record of each order
+-- ARGV  1 MessagePack array of {order, fingerprint, sku, quantity, hold number, held 0, 1 or 2 (paid), origin}
+--         origin: of the deduction, if Redis has lost it, else empty. Where the order is known all the same, that was a
+--         second deduction: as it is lost, its units need not be given back any more
 --       2 the highest outbox id of all that is lost, with the last piece; 0-0 with those before it, so that a recovery
 --         that breaks off begins again  3 the hashes of the orders' users, 8 bytes each
 --       4 run id of the caller's connection  5 run id on which recovery compares
--- Returns {code, orders restored, sku at fault}
+-- Returns {code, orders moved, sku at fault}
 -- Codes:
 --    1 RESTORED
 --   -1 STOCK_SHORT
@@ -20,44 +22,59 @@ local RESTORED, STOCK_SHORT, UNKNOWN_SKU, CORRUPT_RECORD, FENCED = 1, -1, -9, -1
 
 if ARGV[4] ~= ARGV[5] then return {FENCED, 0, ''} end
 local orders = cmsgpack.unpack(ARGV[1])
-local packed = redis.call('MGET', unpack(KEYS, 5))
-local records, stock, new_holders, count = {}, {}, {}, 0
+local packed = redis.call('MGET', unpack(KEYS, 6))
+local records, changed, stock, new_holders, marks, count = {}, {}, {}, {}, {}, 0
 redis.call('STRLEN', KEYS[4])
+redis.call('HLEN', KEYS[5])
 for i, order in ipairs(orders) do
-  local key, sku, quantity = KEYS[4 + i], order[3], order[4]
+  local key, hold_no, held = KEYS[5 + i], order[5], order[6]
   local record = records[key] or read_buyer_record(packed[i])
-  if not record then return {CORRUPT_RECORD, 0, sku} end
+  if not record then return {CORRUPT_RECORD, 0, order[3]} end
   records[key] = record
-  if not find_attempt(record, order[1]) then
+  local attempt = find_attempt(record, order[1])
+  local sku, quantity = attempt and attempt[SKU] or order[3], attempt and attempt[QUANTITY] or order[4]
+  if attempt and order[7] ~= '' then marks[order[1] .. ' ' .. order[7]] = quantity end
+  local from, was_held = attempt and attempt[HOLD_NO] or 0, attempt and is_held(attempt)
+  if from < hold_no or (from == hold_no and was_held and (held == 0 or held > attempt[HELD])) then
     local s = stock[sku] or read_stock_line(redis.call('HGET', KEYS[2], sku))
     if not s then return {UNKNOWN_SKU, 0, sku} end
     stock[sku] = s
-    if order[6] == 1 then
-      if s.remaining < quantity then return {STOCK_SHORT, 0, sku} end
-      s.remaining, s.taken = s.remaining - quantity, s.taken + quantity
+    -- Every hold in between was taken, and all but the last were given back.
+    local taken = (hold_no - from) * quantity
+    local returned = taken - (was_held and 0 or quantity) + (held == 0 and quantity or 0)
+    s.taken, s.returned, s.remaining = s.taken + taken, s.returned + returned, s.remaining - taken + returned
+    if s.remaining < 0 then return {STOCK_SHORT, 0, sku} end
+    if returned > taken then s.epoch = s.epoch + 1 end
+    if attempt then
+      attempt[HOLD_NO], attempt[HELD] = hold_no, held
     else
-      s.taken, s.returned = s.taken + quantity, s.returned + quantity
+      table.insert(record[3], {order[1], order[2], sku, quantity, hold_no, held})
+      table.insert(new_holders, string.sub(ARGV[3], 8 * i - 7, 8 * i))
     end
-    table.insert(record[3], {order[1], order[2], sku, quantity, order[5], order[6]})
-    table.insert(new_holders, string.sub(ARGV[3], 8 * i - 7, 8 * i))
-    count = count + 1
+    changed[key], count = true, count + 1
   end
 end
 
--- The stream must not hand out ids again that Kafka already knows.
-local last_id = redis.call('HGET', KEYS[1], 'last_outbox_id') or '0-0'
-local ms, seq = string.match(last_id, '^(%d+)-(%d+)$')
-local new_ms, new_seq = string.match(ARGV[2], '^(%d+)-(%d+)$')
-if tonumber(new_ms) > tonumber(ms) or (new_ms == ms and tonumber(new_seq) > tonumber(seq)) then
-  if redis.call('EXISTS', KEYS[3]) == 1 then
-    redis.call('XSETID', KEYS[3], ARGV[2])
-  else
-    redis.call('XADD', KEYS[3], ARGV[2], 't', '0')
-    redis.call('XDEL', KEYS[3], ARGV[2])
-  end
+local function is_after(id, other)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
+  return tonumber(ms) > tonumber(other_ms) or (ms == other_ms and tonumber(seq) > tonumber(other_seq))
+end
+
+local newest, top = redis.call('HGET', KEYS[1], 'last_outbox_id') or '0-0', '0-0'
+local info = redis.call('EXISTS', KEYS[3]) == 1 and redis.call('XINFO', 'STREAM', KEYS[3]) or {}
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' then top = info[i + 1] end
+end
+
+-- The stream must not hand out ids again that Kafka already knows. An entry without orders (\144: an empty array) takes
+-- the last of them, and keeps the chain of entries whole.
+if is_after(ARGV[2], newest) then
+  if is_after(ARGV[2], top) then redis.call('XADD', KEYS[3], ARGV[2], 't', 0, 'p', newest, 'orders', '\144') end
   redis.call('HSET', KEYS[1], 'last_outbox_id', ARGV[2])
 end
 for sku, s in pairs(stock) do redis.call('HSET', KEYS[2], sku, write_stock_line(s)) end
-for key, record in pairs(records) do redis.call('SET', key, cmsgpack.pack(record)) end
+for key in pairs(changed) do redis.call('SET', key, cmsgpack.pack(records[key])) end
+for mark, quantity in pairs(marks) do redis.call('HSET', KEYS[5], mark, quantity) end
 if #new_holders > 0 then redis.call('APPEND', KEYS[4], table.concat(new_holders)) end
 return {RESTORED, count, ''}

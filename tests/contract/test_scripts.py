@@ -6,12 +6,24 @@ from enum import IntEnum
 import pytest
 
 from adapters.lua import SCRIPTS, assemble, load_script
-from domain.outcomes import BatchStatus, Outcome, ReleaseOutcome
+from domain.outcomes import (
+    BatchStatus,
+    DuplicateOutcome,
+    MarkOutcome,
+    Outcome,
+    ReacquireOutcome,
+    ReleaseOutcome,
+    RestoreOutcome,
+)
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.lua"))
 ENUMS: dict[str, tuple[type[IntEnum], ...]] = {
     "admit_orders": (Outcome, BatchStatus),
+    "mark_paid": (MarkOutcome, BatchStatus),
+    "reacquire_stock": (ReacquireOutcome, BatchStatus),
     "release_stock": (ReleaseOutcome, BatchStatus),
+    "restore_record": (RestoreOutcome, BatchStatus),
+    "return_duplicate": (DuplicateOutcome, BatchStatus),
 }
 
 

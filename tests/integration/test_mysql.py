@@ -157,8 +157,8 @@ def test_two_migrations_at_once(endpoints: Endpoints) -> None:
     dsn = dsn_of(endpoints, f"fg_orders_{secrets.token_hex(4)}")
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as processes:
         started = [processes.submit(upgrade, "orders", dsn, connect_timeout_s=5) for _ in range(3)]
-        assert {one.result() for one in started} == {"orders_0001"}
-    assert upgrade("orders", dsn, connect_timeout_s=5) == "orders_0001"
+        assert {one.result() for one in started} == {"orders_0002"}
+    assert upgrade("orders", dsn, connect_timeout_s=5) == "orders_0002"
 
 
 def test_migration_without_rights_says_so(endpoints: Endpoints) -> None:
@@ -190,7 +190,7 @@ async def test_loading_a_campaign_twice_changes_nothing(orders: Pool, catalog: P
         await query(catalog, "SELECT * FROM allocation"),
         await query(catalog, "SELECT * FROM sku"),
     ]
-    assert before[0] == [("c-1", "box-1", 15, 3, 1), ("c-1", "box-2", 10, 3, 0)]
+    assert before[0] == [("c-1", "box-1", 15, 3, 1, 900), ("c-1", "box-2", 10, 3, 0, 900)]
     assert await list_campaigns(catalog) == [("c-1", campaign)]
 
 

@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from adapters.holds import release
 from adapters.redis import ScriptChannel
-from adapters.stock import LostOrder, load_campaign, move_campaign, open_gate, release, top_up
+from adapters.stock import LostOrder, load_campaign, move_campaign, open_gate, top_up
 from domain import keys
 from domain.campaign import STOCK_MAX
 from domain.errors import FencedError, OperationRefusedError
 from domain.order import user_hash
+from domain.outbox import decode_entry
 from domain.outcomes import Outcome, ReleaseOutcome
 from domain.settings import RedisSettings
 from tests.support.scripts import ScriptSale, private_redis, sale_file, script_sale
@@ -200,7 +202,7 @@ async def test_states_move_by_compare_and_set(server: RedisSettings) -> None:
         assert sorted(moved for _, moved in said) == [False] * 9 + [True]
         for verb, state in [("pause", "paused"), ("resume", "open"), ("close", "closed")]:
             assert await move_campaign(sale.channel, sale.id, verb) == (state, True)
-        for verb in ("open", "pause", "resume"):
+        for verb in ("open", "pause", "resume", "close"):
             with pytest.raises(OperationRefusedError, match="is closed"):
                 await move_campaign(sale.channel, sale.id, verb)
         with pytest.raises(OperationRefusedError, match="load its file first"):
@@ -250,12 +252,17 @@ async def test_restore_puts_back_what_is_missing_once(server: RedisSettings) -> 
 
 
 async def test_restore_into_an_empty_outbox(server: RedisSettings) -> None:
-    """With no stream at all the next entry's id is beyond what Kafka knows, and the stream has only that entry."""
+    """With no stream at all the next entry's id is beyond what Kafka knows, and the chain of entries is whole."""
     async with script_sale(server) as sale:
         assert await restore(sale.channel, sale.id, [lost(sale, "ann")], "9000000000000-7") == 1
         reply = await sale.ask(sale.order("ben"))
         assert reply.last_outbox_id == "9000000000000-8"
-        assert await sale.client.xlen(keys.outbox(sale.id)) == 1
+        entries: Any = await sale.client.xrange(keys.outbox(sale.id))
+        assert [(name, fields[b"p"]) for name, fields in entries] == [
+            (b"9000000000000-7", b"0-0"),
+            (b"9000000000000-8", b"9000000000000-7"),
+        ]
+        assert decode_entry(sale.id, "9000000000000-7", entries[0][1]) == []
 
 
 async def test_restore_that_does_not_fit_changes_nothing(server: RedisSettings) -> None:
@@ -370,9 +377,9 @@ class Model:
         return True
 
     def restore(self, user: str, key: str, *, held: bool) -> int | None:
-        """Put one unit of a lost order back; None: it does not fit."""
+        """Put one unit of a lost order back, or give back what a known one holds; None: it does not fit."""
         if (user, key) in self.known:
-            return 0
+            return int(not held and self.release(user, key) is RELEASED)
         if held and self.remaining[SKU] < 1:
             return None
         self.put(user, key, 1, SKU, held=held)
