@@ -23,6 +23,8 @@ def load() -> Settings:
     """
     runtime = read_runtime()
     defaults = local_defaults(runtime.endpoints, runtime.home) if runtime else local_secrets()
+    if runtime and "sandbox" in runtime.services:
+        defaults.setdefault("payment", {})["provider_url"] = runtime.services["sandbox"]
     told = os.environ.get(CONFIG_VARIABLE)
     path = Path(told) if told else PROJECT_ROOT / CONFIG_NAME
     try:
@@ -37,6 +39,7 @@ def local_secrets() -> dict[str, dict[str, Any]]:
     return {
         "auth": {"key_file": str(local_secret("jwt.key"))},
         "ops": {"token_file": str(local_secret("ops.token"))},
+        "payment": {"key_file": str(local_secret("payment.key"))},
     }
 
 

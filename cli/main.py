@@ -13,6 +13,8 @@ import typer
 GROUPS: Final = {
     "bench": "cli.bench:app",
     "campaign": "cli.campaign:app",
+    "deadletter": "cli.deadletter:app",
+    "sandbox": "cli.sandbox:app",
     "stack": "cli.stack:app",
     "stock": "cli.campaign:stock_app",
 }
@@ -21,9 +23,12 @@ COMMANDS: Final = {
     "up": "cli.up:up",
     "test": "cli.test:test",
     "token": "cli.token:token",
+    "trace": "cli.trace:trace",
     "gateway": "cli.processes:gateway",
     "relay": "cli.processes:relay",
     "consume": "cli.consume:consume",
+    "backlog": "cli.backlog:backlog",
+    "lifecycle": "cli.processes:lifecycle",
     "reconcile": "cli.reconcile:reconcile",
     "migrate": "cli.migrate:migrate",
     "ops": "cli.processes:ops",

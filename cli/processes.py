@@ -1,4 +1,4 @@
-"""`flashgate gateway`, `relay` and `ops`: one process each, for production, configured by file and environment."""
+"""`flashgate gateway`, `relay`, `lifecycle`, `ops`: one process each, set up by file and environment."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +33,14 @@ def gateway(
 def relay() -> None:
     """Run one relay (outbox to Kafka) until SIGTERM or Ctrl-C. A second one stands by for the first."""
     run_relay(load())
+
+
+def lifecycle() -> None:
+    """Expire unpaid orders, give stock back, check payments, publish order events, until SIGTERM or Ctrl-C."""
+    # Only this process needs it; the others should not carry it.
+    from lifecycle.app import main_lifecycle  # noqa: PLC0415
+
+    main_lifecycle(load())
 
 
 def ops() -> None:

@@ -10,10 +10,22 @@ from adapters.kafka import create_topics
 from cli.migrate import upgrade_all
 from domain.settings import Settings
 from gateway.app import RELAY_TOPICS
+from lifecycle.app import LIFECYCLE_TOPICS
 from stack.servers import Endpoints, LocalStack
 from tests import switches
 from tests.support.lanes import LANES, in_lane
 from tests.support.shop import shop_settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of our own."""
+    parser.addoption("--life-examples", type=int, default=20, help="Random lives of orders to go through.")
+
+
+@pytest.fixture(scope="session")
+def life_examples(pytestconfig: pytest.Config) -> int:
+    """Return how many random lives of orders to go through."""
+    return int(pytestconfig.getoption("--life-examples"))
 
 
 def pytest_configure() -> None:
@@ -41,7 +53,7 @@ async def shared_settings(endpoints: Endpoints, tmp_path_factory: pytest.TempPat
     """Return settings for the shared servers; schemas and topics are there."""
     made = shop_settings(endpoints, tmp_path_factory.mktemp("secrets"))
     await asyncio.to_thread(upgrade_all, made)
-    await create_topics(made.kafka, RELAY_TOPICS)
+    await create_topics(made.kafka, [*RELAY_TOPICS, *LIFECYCLE_TOPICS])
     return made
 
 

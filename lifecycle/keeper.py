@@ -1,0 +1,331 @@
+"""The keeper: everything that an order's life owes and nobody waits for.
+
+It expires orders that are not paid in time, gives units back to Redis, tells Kafka how orders have moved, asks the
+provider about payments that it is silent on, gets units back for late payments, and sends money back. Each of these is
+found in MySQL, done, and then noted as done, so that a keeper that dies leaves nothing undone and nothing done twice;
+several may run.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+from adapters.holds import mark_paid, reacquire, release, return_duplicate
+from adapters.kafka_sender import KafkaSender, Outgoing
+from adapters.mysql import Pool
+from adapters.redis import ScriptChannel
+from domain.errors import BackendError, FencedError, FlashgateError, OperationRefusedError
+from domain.events import TOPIC_ORDERS_EVENTS, OrderChanged, encode_order_changed
+from domain.failpoints import reach
+from domain.order import split_order_id
+from domain.order_state import OrderStatus, PaymentStatus
+from domain.outcomes import DuplicateOutcome, MarkOutcome, ReacquireOutcome, ReleaseOutcome
+from domain.settings import LifecycleSettings
+from lifecycle import order_rows, owed, payment_rows
+from lifecycle.owed import Change, StockReturn
+from lifecycle.payment_rows import Payment
+from lifecycle.payments import PaymentDesk
+from lifecycle.rules import pause_s
+
+log = logging.getLogger(__name__)
+
+FAILURE_PAUSE_MAX_S: Final = 5.0
+"""Between two attempts at a kind of work while a server is away."""
+TO_CHECK: Final = frozenset({PaymentStatus.CREATING, PaymentStatus.UNKNOWN, PaymentStatus.PENDING})
+CHECKS_AT_ONCE: Final = 16
+"""Calls to the provider under way at a time."""
+
+RELEASED: Final = frozenset({ReleaseOutcome.RELEASED, ReleaseOutcome.ALREADY_RELEASED})
+RETURNED: Final = frozenset({DuplicateOutcome.RETURNED, DuplicateOutcome.ALREADY_RETURNED})
+TAKEN: Final = frozenset({ReacquireOutcome.TAKEN, ReacquireOutcome.ALREADY_TAKEN})
+
+
+class KeeperMetrics(Protocol):
+    """What a keeper reports as it works."""
+
+    def done(self, work: str, count: int) -> None:
+        """So many pieces of `work` were done."""
+
+    def put_off(self, work: str) -> None:
+        """A piece of `work` failed and is tried later."""
+
+    def failed(self, work: str) -> None:
+        """A server was away; the whole of `work` waits."""
+
+
+class Keeper:
+    """Does what is owed.
+
+    Args:
+        settings: how often and how much at once.
+        pool: the database fg_orders.
+        channel: Redis.
+        sender: Kafka.
+        desk: payments; None where no provider is configured.
+        metrics: told of all that happens.
+        now_ms: wall clock, Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        settings: LifecycleSettings,
+        *,
+        pool: Pool,
+        channel: ScriptChannel,
+        sender: KafkaSender,
+        desk: PaymentDesk | None,
+        metrics: KeeperMetrics,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._channel = channel
+        self._sender = sender
+        self._desk = desk
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._stopped = asyncio.Event()
+
+    @property
+    def works(self) -> dict[str, Callable[[], Awaitable[int]]]:
+        """Name → one round of each kind of work; a round returns how much it took up."""
+        works: dict[str, Callable[[], Awaitable[int]]] = {
+            "expire": self.expire_orders,
+            "return": self.return_stock,
+            "publish": self.publish_changes,
+        }
+        if self._desk is not None:
+            works |= {
+                "check": self.check_payments,
+                "reacquire": self.reacquire_units,
+                "refund": self.refund_payments,
+            }
+        return works
+
+    async def run_once(self) -> int:
+        """Do one round of every kind of work, one after the other; returns how much was taken up.
+
+        Raises:
+            BackendError: a server is away.
+        """
+        return sum([await work() for work in self.works.values()])
+
+    async def run(self) -> None:
+        """Work until `stop`. Kinds of work do not wait for one another: a provider that is away holds up no expiry.
+
+        Raises:
+            Exception: something unforeseen; whoever supervises starts the process again.
+        """
+        tasks = [asyncio.create_task(self._run(name, work)) for name, work in self.works.items()]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            self._stopped.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._sender.close()
+
+    def stop(self) -> None:
+        """Have `run` end after the present rounds."""
+        self._stopped.set()
+
+    async def _run(self, name: str, work: Callable[[], Awaitable[int]]) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            try:
+                count = await work()
+            except BackendError as error:
+                self._metrics.failed(name)
+                log.warning("%s: %s", name, error)
+                wait_s = pause_s(failures, self._settings.retry_initial_s, FAILURE_PAUSE_MAX_S)
+                wait_s *= random.uniform(0.5, 1.5)  # noqa: S311 -- jitter is no secret
+                failures += 1
+            else:
+                failures = 0
+                wait_s = 0.0 if count >= self._settings.batch_max else self._settings.poll_ms / 1000
+            await self._pause(wait_s)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+
+    # -- orders and stock --------------------------------------------------------------------------------------
+
+    async def expire_orders(self) -> int:
+        """Expire orders that were not paid in time; returns how many were looked at."""
+        due = await order_rows.due_orders(self._pool, self._now_ms(), self._settings.batch_max)
+        if due:
+            self._metrics.done("expire", await order_rows.expire(self._pool, due, self._now_ms()))
+            reach("keeper.after_expire")
+        return len(due)
+
+    async def return_stock(self) -> int:
+        """Give units back to Redis; returns how many returns were taken up."""
+        due = await owed.due_returns(self._pool, self._now_ms(), self._settings.batch_max)
+        done = []
+        try:
+            for one in due:
+                if await self._try_return(one):
+                    done.append(one)  # noqa: PERF401 -- those before a failure count
+        finally:
+            reach("keeper.after_return")
+            await owed.note_returned(self._pool, done, self._now_ms())
+        self._metrics.done("return", len(done))
+        return len(due)
+
+    async def _try_return(self, one: StockReturn) -> bool:
+        """Give one back; what cannot be given back is put off, with the reason in its row.
+
+        Raises:
+            BackendError: Redis or MySQL is away.
+        """
+        try:
+            error = await self._return(one)
+        except (FencedError, OperationRefusedError) as refused:
+            error = str(refused)
+        if not error:
+            return True
+        self._metrics.put_off("return")
+        log.error("order %s, hold %d %s: not given back: %s", one.order_id, one.hold_no, one.origin, error)
+        pause = pause_s(one.attempts, self._settings.retry_initial_s, self._settings.retry_max_s)
+        await owed.return_later(self._pool, one, self._now_ms() + round(1_000 * pause), error)
+        return False
+
+    async def _return(self, one: StockReturn) -> str:
+        """Give one back; returns what is wrong, or nothing."""
+        if not one.origin:
+            outcome = await release(self._channel, one.campaign_id, _digest(one.order_id), one.user_id, one.hold_no)
+            return "" if outcome in RELEASED else outcome.name
+        # The releases come first: the second deduction's own record may still have to be emptied by them.
+        for earlier in await owed.open_releases(self._pool, one.order_id):
+            error = await self._return(earlier)
+            if error:
+                return f"its release comes first: {error}"
+            await owed.note_returned(self._pool, [earlier], self._now_ms())
+        duplicate = await return_duplicate(
+            self._channel,
+            one.campaign_id,
+            _digest(one.order_id),
+            one.user_id,
+            origin=one.origin,
+            sku_id=one.sku_id,
+            quantity=one.quantity,
+            released_hold_no=await owed.last_release(self._pool, one.order_id),
+        )
+        return "" if duplicate in RETURNED else duplicate.name
+
+    # -- news --------------------------------------------------------------------------------------------------
+
+    async def publish_changes(self) -> int:
+        """Tell Kafka how orders have moved, and Redis which are paid; returns how many changes were taken up."""
+        changes = await owed.unpublished(self._pool, self._settings.batch_max)
+        if not changes:
+            return 0
+        for change in changes:
+            if change.status == OrderStatus.PAID:
+                await self._mark_paid(change)
+        await self._sender.send([_outgoing(change) for change in changes])
+        reach("keeper.after_publish")
+        await owed.note_published(self._pool, changes)
+        self._metrics.done("publish", len(changes))
+        return len(changes)
+
+    async def _mark_paid(self, change: Change) -> None:
+        """Have a paid order no longer count as unpaid: a courtesy to its buyer, and no reason to hold up the news."""
+        try:
+            outcome = await mark_paid(
+                self._channel, change.campaign_id, _digest(change.order_id), change.user_id, change.hold_no
+            )
+        except FlashgateError as error:
+            log.warning("order %s counts as unpaid in Redis: %s", change.order_id, error)
+            return
+        if outcome not in {MarkOutcome.MARKED, MarkOutcome.ALREADY_MARKED}:
+            log.warning("order %s counts as unpaid in Redis: %s", change.order_id, outcome.name)
+
+    # -- payments ----------------------------------------------------------------------------------------------
+
+    async def check_payments(self) -> int:
+        """Ask the provider about payments that it has said nothing of; returns how many."""
+        return await self._each_payment("check", TO_CHECK, self._payments.check)
+
+    async def refund_payments(self) -> int:
+        """Send money back that came for nothing; returns how many payments were taken up."""
+        return await self._each_payment("refund", {PaymentStatus.REFUND_DUE}, self._payments.refund)
+
+    async def reacquire_units(self) -> int:
+        """Get units back for payments that came after expiry; returns how many payments were taken up."""
+        return await self._each_payment("reacquire", {PaymentStatus.REACQUIRING}, self._reacquire)
+
+    async def _each_payment(
+        self,
+        work: str,
+        statuses: "set[PaymentStatus] | frozenset[PaymentStatus]",
+        do: Callable[[Payment], Awaitable[None]],
+    ) -> int:
+        due = await payment_rows.due_payments(self._pool, statuses, self._now_ms(), self._settings.batch_max)
+        for start in range(0, len(due), CHECKS_AT_ONCE):
+            await _gather([do(payment) for payment in due[start : start + CHECKS_AT_ONCE]])
+        self._metrics.done(work, len(due))
+        return len(due)
+
+    async def _reacquire(self, payment: Payment) -> None:
+        order = await order_rows.find_order(self._pool, payment.order_id)
+        if order is None:
+            raise LookupError(f"order {payment.order_id} has a payment and no row")
+        try:
+            outcome = await reacquire(
+                self._channel, order.campaign_id, _digest(order.order_id), order.user_id, payment.hold_no
+            )
+        except (FencedError, OperationRefusedError) as error:
+            self._metrics.put_off("reacquire")
+            await self._payments.put_off(payment, str(error))
+            return
+        reach("keeper.after_reacquire")
+        if outcome in TAKEN:
+            await payment_rows.reacquired(self._pool, payment, now_ms=self._now_ms())
+        elif outcome is ReacquireOutcome.SOLD_OUT:
+            await payment_rows.not_reacquired(self._pool, payment, now_ms=self._now_ms())
+        else:
+            self._metrics.put_off("reacquire")
+            log.error("order %s: its unit cannot be taken anew: %s", payment.order_id, outcome.name)
+            await self._payments.put_off(payment, outcome.name)
+
+    @property
+    def _payments(self) -> PaymentDesk:
+        if self._desk is None:
+            raise RuntimeError("no payment provider is configured")
+        return self._desk
+
+
+async def _gather(calls: "Sequence[Awaitable[None]]") -> None:
+    """Wait for all calls; then raise the first error, if there was one."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _digest(order_id: str) -> str:
+    parts = split_order_id(order_id)
+    if parts is None:
+        raise OperationRefusedError(f"{order_id!r} is no order id")
+    return parts[1]
+
+
+def _outgoing(change: Change) -> Outgoing:
+    event = OrderChanged(
+        order_id=change.order_id,
+        campaign_id=change.campaign_id,
+        sku_id=change.sku_id,
+        user_id=change.user_id,
+        quantity=change.quantity,
+        hold_no=change.hold_no,
+        status=change.status,
+        version=change.version,
+        reason=change.reason,
+        at_ms=change.at_ms,
+    )
+    return Outgoing(TOPIC_ORDERS_EVENTS, change.order_id.encode(), encode_order_changed(event))

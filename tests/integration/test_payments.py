@@ -1,0 +1,373 @@
+"""Payments against the sandbox provider, over HTTP: what was charged is paid, got back or sent back, and told truly."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from adapters.mysql import query
+from adapters.stock import read_attempts
+from cli.config import as_environment
+from domain import keys
+from domain.errors import OperationRefusedError, OutcomeUnknownError
+from domain.order_state import OrderStatus, PaymentStatus
+from domain.settings import Settings
+from lifecycle import order_rows
+from lifecycle.callback import Callback
+from lifecycle.keeper import Keeper
+from lifecycle.payment_rows import Payment, Refusal
+from lifecycle.payments import PaymentDesk
+from lifecycle.provider import ProviderState
+from stack.paths import PROJECT_ROOT
+from tests.support.life import (
+    assert_settled,
+    confirmed,
+    ledger,
+    line,
+    make_due,
+    new_keeper,
+    now_ms,
+    statuses,
+    until_idle,
+)
+from tests.support.provider import SandboxHandle, adapter, sandbox
+from tests.support.shop import Shop, open_shop, until_true
+
+PRICE = 5_900
+
+
+@dataclass
+class Till:
+    """A shop with confirmed orders, a provider, and who looks after both."""
+
+    settings: Settings
+    shop: Shop
+    url: str
+    provider: SandboxHandle
+    desk: PaymentDesk
+    keeper: Keeper
+    orders: list[str]
+
+    async def pay(self, which: int = 0, key: str = "pay-1") -> Payment | Refusal:
+        """Begin a payment for an order."""
+        return await self.desk.pay(self.orders[which], f"a-{which}", key)
+
+    async def begun(self, which: int = 0, key: str = "pay-1") -> Payment:
+        """Begin a payment for an order that can be paid."""
+        payment = await self.pay(which, key)
+        assert isinstance(payment, Payment)
+        return payment
+
+    async def tell(self, payment_id: str, state: ProviderState, times: int = 1) -> None:
+        """Have the provider call back."""
+        for _ in range(times):
+            await self.desk.take_in(Callback("event", payment_id, state, PRICE))
+
+    async def payments(self) -> dict[str, str]:
+        """Return payment id → status of this campaign's payments."""
+        rows = await query(
+            self.shop.clients.orders, "SELECT payment_id, status FROM payment WHERE campaign_id = %s", (self.shop.id,)
+        )
+        return dict(rows)
+
+    async def settle(self) -> None:
+        """Have the keeper work until no payment waits for anything but a buyer."""
+
+        async def nothing_due() -> bool:
+            await until_idle(self.keeper)
+            return not {"creating", "unknown", "reacquiring", "refund_due"} & set((await self.payments()).values())
+
+        await until_true(nothing_due)
+
+    async def status(self, which: int = 0) -> str:
+        """Return an order's status."""
+        return (await statuses(self.shop))[self.orders[which]]
+
+    async def expire(self) -> None:
+        """Have all unpaid orders expire, and Redis be told."""
+        await make_due(self.shop)
+        await self.keeper.expire_orders()
+        await self.keeper.return_stock()
+
+
+@contextlib.asynccontextmanager
+async def open_till(settings: Settings, *, buyers: int = 1, stock: int = 1) -> AsyncIterator[Till]:
+    """Sell to so many buyers, `a-0` and so on, and open the till."""
+    hasty = msgspec.structs.replace(
+        settings,
+        lifecycle=msgspec.structs.replace(settings.lifecycle, check_after_s=0.05, retry_max_s=0.2),
+        payment=msgspec.structs.replace(settings.payment, timeout_s=1.0),
+    )
+    async with (
+        sandbox(hasty) as (with_provider, handle),
+        open_shop(with_provider, stock=stock) as shop,
+        shop.worker() as url,
+        adapter(with_provider, handle) as provider,
+        new_keeper(with_provider, shop, provider=provider) as (keeper, _),
+    ):
+        desk = PaymentDesk(shop.clients.orders, provider, with_provider.payment, with_provider.lifecycle, now_ms=now_ms)
+        said = await asyncio.gather(*(shop.buy(url, f"a-{number}") for number in range(buyers)))
+        assert [one.status for one in said] == [202] * buyers
+        await confirmed(shop)
+        ids = [one.body["order_id"] for one in said]
+        yield Till(with_provider, shop, url, handle, desk, keeper, ids)
+
+
+async def test_paid_by_what_the_provider_confirms(settings: Settings) -> None:
+    """Begun is not paid; the provider's word makes the order paid, once, however often it comes."""
+    async with open_till(settings) as till:
+        payment = await till.begun()
+        assert payment.status is PaymentStatus.PENDING
+        assert payment.pay_url.startswith(till.provider.url)
+        assert await till.begun() == payment
+        assert (await till.begun(key="another")).payment_id == payment.payment_id
+        assert await till.status() == "confirmed"
+        await till.provider.pay(payment.payment_id)
+        await till.tell(payment.payment_id, ProviderState.APPROVED, times=3)
+        assert await till.status() == "paid"
+        order = await order_rows.find_order(till.shop.clients.orders, till.orders[0])
+        assert order is not None
+        assert order.version == 2
+        await till.settle()
+        assert await till.payments() == {payment.payment_id: "paid"}
+        assert await till.pay(key="third") is Refusal.STATE
+        packed = await till.shop.clients.client.get(keys.buyer(till.shop.id, "a-0"))
+        assert isinstance(packed, bytes)
+        assert read_attempts(packed)[0].held
+        await assert_settled(till.shop)
+
+
+async def test_another_amount_is_refused(settings: Settings) -> None:
+    """A callback about another amount changes nothing."""
+    async with open_till(settings) as till:
+        payment = await till.begun()
+        with pytest.raises(OperationRefusedError):
+            await till.desk.take_in(Callback("event", payment.payment_id, ProviderState.APPROVED, PRICE - 1))
+        assert await till.desk.take_in(Callback("event", "p-none", ProviderState.APPROVED, PRICE)) is None
+        assert await till.status() == "confirmed"
+        assert await till.payments() == {payment.payment_id: "pending"}
+
+
+async def test_timed_out_though_charged(settings: Settings) -> None:
+    """Fault 29: the provider charges and never answers; asked again it says so, and the order is paid, charged once.
+
+    Guards the check: nobody is told "declined", and a payment of unknown outcome is asked for until it is known.
+    """
+    async with open_till(settings) as till:
+        await till.provider.tell("charge_then_timeout")
+        with pytest.raises(OutcomeUnknownError):
+            await till.pay()
+        assert set((await till.payments()).values()) == {"unknown"}
+        assert await till.status() == "confirmed"
+        await till.settle()
+        assert await till.status() == "paid"
+        assert till.provider.charged_cents() == PRICE
+        assert (await till.begun()).status is PaymentStatus.PAID
+        await assert_settled(till.shop)
+
+
+@pytest.mark.parametrize("mode", ["timeout", "nonsense", "silent"])
+async def test_a_provider_that_makes_no_sense(settings: Settings, mode: str) -> None:
+    """Whatever the provider answers or does not answer, what it says when asked is what counts."""
+    async with open_till(settings) as till:
+        await till.provider.tell(mode)
+        with contextlib.suppress(OutcomeUnknownError):
+            await till.pay()
+        await till.provider.reset()
+        await till.settle()
+        ((payment_id, status),) = (await till.payments()).items()
+        if status == "pending":
+            await till.provider.pay(payment_id)
+
+        async def paid() -> bool:
+            await until_idle(till.keeper)
+            return await till.status() == "paid"
+
+        await until_true(paid)
+        assert till.provider.charged_cents() == PRICE
+        await assert_settled(till.shop)
+
+
+async def test_payment_after_expiry_gets_the_unit_back(settings: Settings) -> None:
+    """Fault 31: a payment comes after the order has expired, and a unit is left: the order is paid after all."""
+    async with open_till(settings) as till:
+        payment = await till.begun()
+        await till.expire()
+        assert (await line(till.shop)).remaining == 1
+        await till.provider.pay(payment.payment_id)
+        await till.tell(payment.payment_id, ProviderState.APPROVED)
+        assert await till.payments() == {payment.payment_id: "reacquiring"}
+        await till.settle()
+        assert await till.status() == "paid"
+        assert await ledger(till.shop) == {till.orders[0]: [("take", 1, 1), ("release", 1, 1), ("take", 2, 1)]}
+        assert (await line(till.shop)).remaining == 0
+        await till.tell(payment.payment_id, ProviderState.APPROVED)
+        assert till.provider.charged_cents() == PRICE
+        await till.shop.assert_replays(till.url)
+        await assert_settled(till.shop)
+
+
+async def test_payment_after_expiry_before_redis_knows(settings: Settings) -> None:
+    """The unit is taken anew though its release has not come to Redis yet; when it comes, it changes nothing."""
+    async with open_till(settings) as till:
+        payment = await till.begun()
+        await make_due(till.shop)
+        await till.keeper.expire_orders()
+        await till.provider.pay(payment.payment_id)
+        await till.tell(payment.payment_id, ProviderState.APPROVED)
+        await till.keeper.reacquire_units()
+        assert await till.status() == "paid"
+        await till.settle()
+        stock = await line(till.shop)
+        assert (stock.taken, stock.returned, stock.remaining) == (2, 1, 0)
+        await assert_settled(till.shop)
+
+
+async def test_payment_after_expiry_and_sold_out_goes_back(settings: Settings) -> None:
+    """Fault 31: of five late payers of two units that were left three get their money back, whoever they are."""
+    async with open_till(settings, buyers=5, stock=5) as till:
+        payments = [await till.begun(which) for which in range(5)]
+        await till.expire()
+        others = await asyncio.gather(*(till.shop.buy(till.url, f"b-{number}") for number in range(3)))
+        assert [one.status for one in others] == [202] * 3
+        for payment in payments:
+            await till.provider.pay(payment.payment_id)
+        await asyncio.gather(*(till.tell(payment.payment_id, ProviderState.APPROVED) for payment in payments))
+        await till.settle()
+        await confirmed(till.shop)
+        found = sorted([await till.status(which) for which in range(5)])
+        assert found == ["paid"] * 2 + ["refunded"] * 3
+        assert sorted((await till.payments()).values()) == ["paid"] * 2 + ["refunded"] * 3
+        assert till.provider.charged_cents() == 2 * PRICE
+        assert (await line(till.shop)).remaining == 0
+        await assert_settled(till.shop)
+
+
+async def test_payment_after_cancel_goes_back(settings: Settings) -> None:
+    """Who has cancelled gets his money back, though units are left."""
+    async with open_till(settings) as till:
+        payment = await till.begun()
+        (order,) = [await order_rows.find_order(till.shop.clients.orders, till.orders[0])]
+        assert order is not None
+        await order_rows.give_up(
+            till.shop.clients.orders, [order], OrderStatus.CANCELLED, "by the buyer", now_ms(), may=lambda _: True
+        )
+        await till.provider.pay(payment.payment_id)
+        await till.tell(payment.payment_id, ProviderState.APPROVED)
+        await till.settle()
+        assert await till.status() == "refunded"
+        assert till.provider.charged_cents() == 0
+        assert (await line(till.shop)).remaining == 1
+        await assert_settled(till.shop)
+
+
+async def test_declined_and_paid_by_another(settings: Settings) -> None:
+    """A declined payment leaves room for another; if the first was charged after all, one of the two goes back."""
+    async with open_till(settings) as till:
+        first = await till.begun(key="one")
+        await till.tell(first.payment_id, ProviderState.DECLINED)
+        assert await till.status() == "confirmed"
+        second = await till.begun(key="two")
+        assert second.attempt_no == 2
+        for payment in (second, first):
+            await till.provider.pay(payment.payment_id)
+            await till.tell(payment.payment_id, ProviderState.APPROVED)
+        await till.tell(second.payment_id, ProviderState.DECLINED)
+        await till.settle()
+        assert await till.payments() == {first.payment_id: "refunded", second.payment_id: "paid"}
+        assert await till.status() == "paid"
+        assert till.provider.charged_cents() == PRICE
+        await assert_settled(till.shop)
+
+
+async def test_two_payments_after_expiry(settings: Settings) -> None:
+    """Of two charges that both come after expiry one gets the unit back and the other goes back, in whatever order."""
+    async with open_till(settings) as till:
+        first = await till.begun(key="one")
+        await till.tell(first.payment_id, ProviderState.DECLINED)
+        second = await till.begun(key="two")
+        await till.expire()
+        for payment in (first, second):
+            await till.provider.pay(payment.payment_id)
+            await till.tell(payment.payment_id, ProviderState.APPROVED)
+        assert await till.payments() == {first.payment_id: "reacquiring", second.payment_id: "refund_due"}
+        await till.keeper.refund_payments()
+        assert await till.status() == "expired"
+        await till.settle()
+        assert await till.payments() == {first.payment_id: "paid", second.payment_id: "refunded"}
+        assert await till.status() == "paid"
+        assert till.provider.charged_cents() == PRICE
+        await assert_settled(till.shop)
+
+
+async def test_keeper_killed_after_redis_took_the_unit_anew(settings: Settings) -> None:
+    """The keeper dies between Redis and MySQL: the intent is in the payment's row, and is carried out once."""
+    async with open_till(settings) as till:
+        payment = await till.begun()
+        await till.expire()
+        await till.provider.pay(payment.payment_id)
+        await till.tell(payment.payment_id, ProviderState.APPROVED)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.support.child",
+            "keeper.after_reacquire",
+            "lifecycle",
+            cwd=PROJECT_ROOT,
+            env={**inherited, **as_environment(msgspec.to_builtins(till.settings))},
+            stdin=asyncio.subprocess.DEVNULL,
+        )
+        assert await child.wait() == -signal.SIGKILL
+        assert (await line(till.shop)).remaining == 0
+        assert await till.status() == "expired"
+        await till.settle()
+        assert await till.status() == "paid"
+        assert (await line(till.shop)).taken == 2
+        await assert_settled(till.shop)
+
+
+async def test_what_cannot_be_paid(settings: Settings) -> None:
+    """Another's order and one that is not there are not found, and nothing is written for them."""
+    async with open_till(settings) as till:
+        assert await till.desk.pay(till.orders[0], "somebody", "k") is Refusal.NO_ORDER
+        assert await till.desk.pay(f"{till.shop.id}~{'0' * 32}", "a-0", "k") is Refusal.NO_ORDER
+        await till.expire()
+        assert await till.pay() is Refusal.STATE
+        assert await till.payments() == {}
+
+
+async def test_a_buyer_holds_a_bounded_number_of_unpaid_orders(settings: Settings) -> None:
+    """A third order that would be unpaid is refused; once one of the two is paid, or given up, it is taken.
+
+    Guards the count of unpaid orders in the script, which keeps one buyer from holding stock that others would pay for.
+    """
+    with_limit = "user_per_s = 1000\nuser_burst = 1000\nunpaid_per_user = 2"
+    async with (
+        sandbox(settings) as (told, handle),
+        open_shop(told, stock=10, per_user=10, limits=with_limit) as shop,
+        shop.worker() as url,
+        adapter(told, handle) as provider,
+        new_keeper(told, shop, provider=provider) as (keeper, _),
+    ):
+        desk = PaymentDesk(shop.clients.orders, provider, told.payment, told.lifecycle, now_ms=now_ms)
+        first, second = [await shop.buy(url, "ann", key) for key in ("one", "two")]
+        assert (await shop.buy(url, "ann", "three")).code == "LIMIT_REACHED"
+        await confirmed(shop)
+        await handle.tell("approve")
+        await desk.pay(first.body["order_id"], "ann", "pay")
+        await until_idle(keeper)
+        assert (await shop.buy(url, "ann", "three")).status == 202
+        assert (await shop.buy(url, "ann", "four")).code == "LIMIT_REACHED"
+        await make_due(shop)
+        await until_idle(keeper)
+        assert (await statuses(shop))[second.body["order_id"]] == "expired"
+        assert (await shop.buy(url, "ann", "four")).status == 202
+        await confirmed(shop)
+        await assert_settled(shop)
