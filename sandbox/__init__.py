@@ -1,0 +1,1 @@
+"""A payment provider for trying things out: a process of its own, in which no money moves."""
