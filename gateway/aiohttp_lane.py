@@ -18,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 from domain import outcomes
 from domain.settings import GatewaySettings
 from gateway.answers import problem
+from gateway.order_stream import Listener
 
 NO_LIMIT_OF_ITS_OWN: Final = 1 << 20
 """Heads are bounded before aiohttp sees them."""
@@ -30,8 +31,9 @@ NO_ACCESS_LOG.setLevel(logging.CRITICAL)
 _BAD_REQUEST: Final = problem(outcomes.INVALID, "not a request that can be read")
 _FAILED: Final = problem(outcomes.UNKNOWN)
 
-Done = Callable[["LentHandler", bool], None]
-"""Called with the handler, and whether the connection can be used again, once the response is written."""
+Done = Callable[["LentHandler", bool | Listener], None]
+"""Called with the handler once the response is written, and whether the connection can be used again; or with who
+listens on it from now on, and nothing is written."""
 
 
 class _Unsigned(web.Response):
@@ -40,6 +42,14 @@ class _Unsigned(web.Response):
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
         self.headers.popall("Server", None)
+
+
+class EventStream(web.Response):
+    """Stands for a stream: the connection becomes one (gateway/event_connection.py), and aiohttp is done with it."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self.listener = listener
 
 
 class LentHandler(RequestHandler):
@@ -68,6 +78,9 @@ class LentHandler(RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Write the response, then say that the connection is free."""
+        if isinstance(resp, EventStream):
+            self._done(self, resp.listener)
+            return resp, False
         if self.is_last:
             resp.force_close()
         resp, reset = await super().finish_response(request, resp, start_time)

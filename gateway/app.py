@@ -6,7 +6,8 @@ import gc
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,29 +16,36 @@ from aiohttp import web
 
 from adapters.kafka import create_topics
 from adapters.kafka_reader import TopicReader
-from adapters.mysql import Pool, connect_pool, orders_dsn, query
+from adapters.mysql import connect_pool, orders_dsn
 from adapters.process import run_process, run_until_told
 from adapters.redis import ANSWERS_LOST, ScriptChannel, make_client
 from adapters.stock import Attempt, BatchReply, OrderRequest, admit, list_campaigns, read_attempts
 from adapters.tasks import end_tasks
 from domain import keys
 from domain.errors import BackendError, ConfigError, PoisonRecordError
-from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, decode_order_accepted
+from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic
 from domain.settings import Settings
 from gateway.calls import BuyerCalls
 from gateway.campaigns import Campaigns
 from gateway.door import Door
 from gateway.http import BuyerPlane
 from gateway.identity import Verifier
-from gateway.metrics import GatewayMetrics, RelayMetrics
+from gateway.life_calls import LifeCalls, Payments
+from gateway.metrics import GatewayMetrics, LifeMetrics, RelayMetrics
 from gateway.ops import serve_ops
-from gateway.order_status import OrderRow, StatusDesk
+from gateway.order_status import StatusDesk
+from gateway.order_stream import OrderStreams
+from gateway.order_table import OrderTable
 from gateway.orders import OrderDesk
 from gateway.outbox_source import OutboxSource
 from gateway.publisher import KafkaPublisher
 from gateway.recovery import Recovery
+from gateway.recovery_sources import RecoverySources
 from gateway.relay import Relay
 from gateway.watermarks import Watermarks
+from lifecycle.http_provider import HttpProvider
+from lifecycle.payment_key import read_payment_key
+from lifecycle.payments import PaymentDesk
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +93,11 @@ class GatewayWorker:
         self._listener = make_client(settings.redis, connections_max=2, block_ms=gateway.snapshot_poll_ms)
         self._channels: dict[str, ScriptChannel] = {}
         self._orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
+        # Who cancels may wait for a lock; who asks where an order stands must not wait behind that.
+        self._changes = connect_pool(orders_dsn(settings.mysql), settings.mysql)
+        self._provider: HttpProvider | None = None
         self._metrics = GatewayMetrics()
+        self._life_metrics = LifeMetrics()
         self._watermarks = Watermarks(gateway.answer_timeout_s)
         self.campaigns = Campaigns(
             self._client, self._listener, self._watermarks.advance, poll_s=gateway.snapshot_poll_ms / 1000
@@ -98,18 +110,46 @@ class GatewayWorker:
             self._admit,
             self._metrics,
         )
+        table = OrderTable(self._orders, timeout_s=gateway.answer_timeout_s)
         status = StatusDesk(
-            self._find_rows,
+            table.find_rows,
             self._find_attempts,
             batch_max=gateway.batch_max,
             inflight_max=gateway.inflight_max,
             answer_timeout_s=gateway.answer_timeout_s,
         )
         calls = BuyerCalls(self.desk, self.campaigns, status)
-        plane = BuyerPlane(gateway, calls, missing=self._missing)
+        self.streams = OrderStreams(gateway, table, told=self._life_metrics.events)
+        life = LifeCalls(
+            settings,
+            identify=self.desk.identify,
+            pool=self._changes,
+            find_attempts=self._find_attempts,
+            status=status,
+            streams=self.streams,
+            payments=self._payments(),
+            metrics=self._life_metrics,
+        )
+        plane = BuyerPlane(gateway, calls, life, missing=self._missing)
         self._aiohttp = web.AppRunner(plane.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
         self.door = Door(gateway, calls, self._aiohttp)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _payments(self) -> Payments | None:
+        """Return what takes payments, None if no provider is configured; it connects when it is first used."""
+        settings = self.settings
+        if not settings.payment.key_file:
+            return None
+        key = read_payment_key(settings)
+        self._provider = HttpProvider(settings.payment, key)
+        desk = PaymentDesk(
+            self._changes,
+            self._provider,
+            settings.payment,
+            settings.lifecycle,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        return Payments(desk, key)
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to serve. Redis need not be there yet; `/readyz` tells."""
@@ -121,6 +161,7 @@ class GatewayWorker:
             asyncio.create_task(self.campaigns.run_following()),
             asyncio.create_task(self._tell_metrics()),
             asyncio.create_task(self.door.run_sweeping()),
+            asyncio.create_task(self.streams.run()),
         ]
         await self._aiohttp.setup()
         await self.door.open(listener)
@@ -139,6 +180,7 @@ class GatewayWorker:
 
     async def stop(self) -> None:
         """Take nothing new in, answer what was taken in, close everything."""
+        self.streams.close()
         await self.door.close()
         await self._aiohttp.cleanup()
         await end_tasks(self._tasks)
@@ -147,7 +189,10 @@ class GatewayWorker:
             await channel.close()
         await self._client.aclose()
         await self._listener.aclose()
+        if self._provider is not None:
+            await self._provider.close()
         await self._orders.close()
+        await self._changes.close()
 
     async def _admit(self, campaign_id: str, orders: list[OrderRequest]) -> BatchReply:
         channel = self._channels.get(campaign_id)
@@ -160,17 +205,6 @@ class GatewayWorker:
             attempts_max=self.settings.gateway.attempts_per_buyer_max,
             outbox_max=self.settings.gateway.outbox_entries_max,
         )
-
-    async def _find_rows(self, order_ids: Sequence[str]) -> dict[str, OrderRow]:
-        places = ", ".join(["%s"] * len(order_ids))
-        rows = await query(
-            self._orders,
-            "SELECT order_id, user_id, sku_id, quantity, status, version "  # noqa: S608 -- placeholders alone
-            f"FROM orders WHERE order_id IN ({places})",
-            tuple(order_ids),
-            timeout_s=self.settings.gateway.answer_timeout_s,
-        )
-        return {order_id: OrderRow(*row) for order_id, *row in rows}
 
     async def _find_attempts(self, buyers: Sequence[tuple[str, str]]) -> list[list[Attempt] | PoisonRecordError]:
         try:
@@ -192,6 +226,7 @@ class GatewayWorker:
         while True:
             self._metrics.waiting(self.desk.waiting)
             self._metrics.tell()
+            self._life_metrics.listeners(self.streams.listeners)
             self._metrics.connections(self.door.open_connections, self.door.take_turned_away())
             await asyncio.sleep(METRICS_EVERY_S)
 
@@ -209,12 +244,8 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
     client = make_client(settings.redis)
     blocking = make_client(settings.redis, connections_max=2, block_ms=settings.relay.block_ms)
     orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
-    recovery = Recovery(
-        channel,
-        client,
-        lambda campaign_id, since_ms: _kafka_since(settings, campaign_id, since_ms),
-        lambda campaign_id, since_ms: _mysql_since(orders, campaign_id, since_ms),
-    )
+    sources = RecoverySources(lambda: TopicReader(settings.kafka, TOPIC_ORDERS_ACCEPTED), orders)
+    metrics = RelayMetrics()
 
     async def close() -> None:
         await channel.close()
@@ -225,45 +256,12 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
     relay = Relay(
         settings.relay,
         lambda nonce: OutboxSource(channel, blocking, nonce),
-        KafkaPublisher(settings.kafka),
+        KafkaPublisher(settings.kafka, metrics.recreated),
         lambda: list_campaigns(client),
-        recovery,
-        RelayMetrics(),
+        Recovery(channel, client, sources),
+        metrics,
     )
     return relay, close
-
-
-async def _kafka_since(settings: Settings, campaign_id: str, since_ms: int) -> AsyncIterator[OrderAccepted]:
-    async for record in TopicReader(settings.kafka, TOPIC_ORDERS_ACCEPTED).read(since_ms):
-        try:
-            event = decode_order_accepted(record.value)
-        except PoisonRecordError:
-            continue  # the consumer puts it into the dead letters
-        if event.campaign_id == campaign_id:
-            yield event
-
-
-async def _mysql_since(orders: Pool, campaign_id: str, since_ms: int) -> AsyncIterator[OrderAccepted]:
-    rows = await query(
-        orders,
-        "SELECT order_id, sku_id, user_id, quantity, unit_price_cents, fingerprint, hold_no, accepted_at_ms, "
-        "outbox_id, outbox_index FROM orders WHERE campaign_id = %s AND accepted_at_ms >= %s",
-        (campaign_id, since_ms),
-    )
-    for order_id, sku_id, user_id, quantity, price, print_, hold_no, at_ms, outbox_id, index in rows:
-        yield OrderAccepted(
-            order_id=order_id,
-            campaign_id=campaign_id,
-            sku_id=sku_id,
-            user_id=user_id,
-            quantity=quantity,
-            unit_price_cents=price,
-            fingerprint=print_,
-            hold_no=hold_no,
-            accepted_at_ms=at_ms,
-            outbox_id=outbox_id,
-            outbox_index=index,
-        )
 
 
 RELAY_TOPICS: Final = (TOPIC_ORDERS_ACCEPTED, dead_topic(TOPIC_ORDERS_ACCEPTED))

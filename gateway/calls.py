@@ -5,13 +5,12 @@ the answer later.
 """
 
 import time
-from datetime import UTC, datetime
 
 import orjson
 
 from gateway.answers import BUSY_NOW, JSON, Answer
 from gateway.campaigns import Campaigns
-from gateway.order_status import StatusDesk
+from gateway.order_status import StatusDesk, iso_utc
 from gateway.orders import OrderDesk, Promise, no_campaign
 from gateway.view import CampaignView, sku_state
 
@@ -50,9 +49,9 @@ def campaign_answer(view: CampaignView, now_s: float) -> Answer:
         "campaign_id": view.id,
         "kind": view.kind,
         "state": view.state,
-        "opens_at": _iso(view.opens_ms),
-        "closes_at": _iso(view.closes_ms),
-        "server_time": _iso(view.redis_ms(now_s)),
+        "opens_at": iso_utc(view.opens_ms),
+        "closes_at": iso_utc(view.closes_ms),
+        "server_time": iso_utc(view.redis_ms(now_s)),
         "skus": [
             {
                 "sku_id": sku,
@@ -64,7 +63,3 @@ def campaign_answer(view: CampaignView, now_s: float) -> Answer:
         ],
     }
     return Answer(200, orjson.dumps(body), JSON, (("Cache-Control", "no-store"),))
-
-
-def _iso(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

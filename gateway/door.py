@@ -13,7 +13,9 @@ from domain.settings import GatewaySettings
 from gateway.aiohttp_lane import Done, LentHandler
 from gateway.answers import Answer, problem
 from gateway.calls import BuyerCalls
+from gateway.event_connection import EventConnection
 from gateway.fast_lane import Connection
+from gateway.order_stream import Listener
 from gateway.request_head import HeadLimits
 
 SWEEP_S_MAX: Final = 1.0
@@ -43,7 +45,7 @@ class Door:
         self.draining = False
         self._turned_away = 0
         self._application = application
-        self._connections: set[Connection] = set()
+        self._connections: set[Connection | EventConnection] = set()
         self._server: asyncio.Server | None = None
         shortest_s = min(
             settings.header_timeout_s,
@@ -51,6 +53,8 @@ class Door:
             settings.send_timeout_s,
             settings.keepalive_timeout_s,
             settings.linger_s,
+            settings.stream_heartbeat_s,
+            settings.stream_max_s,
         )
         self._sweep_s = min(SWEEP_S_MAX, shortest_s / SWEEPS_PER_TIMEOUT)
         self._tick()
@@ -98,9 +102,18 @@ class Door:
         self._connections.add(connection)
         return None
 
-    def let_go(self, connection: Connection) -> None:
+    def let_go(self, connection: Connection | EventConnection) -> None:
         """Forget a connection that is gone."""
         self._connections.discard(connection)
+
+    def stream(
+        self, connection: Connection, transport: asyncio.Transport, listener: Listener, *, half_closed: bool
+    ) -> None:
+        """Make a connection a stream, whose listener is closed with it."""
+        self.let_go(connection)
+        stream = EventConnection(self, transport, listener, number=len(self._connections))
+        self._connections.add(stream)
+        stream.begin(half_closed=half_closed)
 
     def lend(self, done: Done, *, last: bool) -> LentHandler:
         """Return a handler of aiohttp for one request."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 from domain import outcomes
 from gateway.aiohttp_lane import LentHandler
 from gateway.answers import BODY_LATE, Answer, problem
+from gateway.order_stream import Listener
 from gateway.request_head import RequestHead, refuse_unfinished
 
 if TYPE_CHECKING:
@@ -350,22 +351,28 @@ class Connection(asyncio.Protocol):
         handler.connection_made(transport)
         handler.data_received(request)
 
-    def _given_back(self, handler: LentHandler, usable: bool) -> None:
-        if self._transport is not None:
-            # Not within aiohttp's own task, which has a few things to finish.
-            asyncio.get_running_loop().call_soon(self._take_back, handler, usable)
+    def _given_back(self, handler: LentHandler, after: bool | Listener) -> None:
+        # Not within aiohttp's own task, which has a few things to finish.
+        asyncio.get_running_loop().call_soon(self._take_back, handler, after)
 
-    def _take_back(self, handler: LentHandler, usable: bool) -> None:
-        if self._lent is not handler:
+    def _take_back(self, handler: LentHandler, after: bool | Listener) -> None:
+        transport = self._transport
+        if self._lent is not handler or transport is None:
+            if isinstance(after, Listener):
+                after.close()
             return
         self._lent = None
         handler.detach()
         self._since_s = self._door.now_s
-        if not usable:
+        if isinstance(after, Listener):
+            self._transport = None
+            self._door.stream(self, transport, after, half_closed=self._half_closed)
+            return
+        if not after:
             self._linger()
             return
-        if not self._reading_paused and self._transport is not None:
-            self._transport.resume_reading()  # aiohttp pauses it for a large body, and forgets if nobody reads that
+        if not self._reading_paused:
+            transport.resume_reading()  # aiohttp pauses it for a large body, and forgets if nobody reads that
         self._go_on()
 
     # -- its end ---------------------------------------------------------------------------------------------------

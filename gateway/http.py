@@ -10,15 +10,22 @@ from aiohttp import web
 
 from domain import outcomes
 from domain.settings import GatewaySettings
+from gateway.aiohttp_lane import EventStream
 from gateway.answers import BODY_LATE, UNKNOWN_NOW, Answer, body_too_large, problem
 from gateway.calls import BuyerCalls
-from gateway.openapi import docs_html, document_json
+from gateway.docs_page import docs_html
+from gateway.life_calls import LifeCalls
+from gateway.openapi import document_json
 from gateway.orders import Promise
+from lifecycle.callback import SIGNATURE_HEADER
 
 log = logging.getLogger(__name__)
 
 Ready = Callable[[], Awaitable[dict[str, str]]]
 """What is missing: part → why; empty when everything is there."""
+
+Change = Callable[[bytes | None, bytes | None, str, bytes], Awaitable[Answer]]
+"""Authorization, Idempotency-Key, order id, body → the answer."""
 
 HTML: Final = "text/html"
 
@@ -26,9 +33,10 @@ HTML: Final = "text/html"
 class BuyerPlane:
     """The handlers of one worker."""
 
-    def __init__(self, settings: GatewaySettings, calls: BuyerCalls, *, missing: Ready) -> None:
+    def __init__(self, settings: GatewaySettings, calls: BuyerCalls, life: LifeCalls, *, missing: Ready) -> None:
         self._settings = settings
         self._calls = calls
+        self._life = life
         self._missing = missing
 
     def application(self) -> web.Application:
@@ -38,6 +46,10 @@ class BuyerPlane:
             [
                 web.post("/v1/orders", self.place_order),
                 web.get("/v1/orders/{id}", self.get_order, allow_head=False),
+                web.get("/v1/orders/{id}/events", self.order_events, allow_head=False),
+                web.post("/v1/orders/{id}/payment", self.pay_order),
+                web.post("/v1/orders/{id}/cancel", self.cancel_order),
+                web.post("/v1/webhooks/payment", self.payment_callback),
                 web.get("/v1/campaigns/{id}", self.get_campaign, allow_head=False),
                 web.get("/livez", self.livez),
                 web.get("/readyz", self.readyz),
@@ -61,6 +73,27 @@ class BuyerPlane:
         authorization, order_id = _header(request, "Authorization"), request.match_info["id"]
         return await _answered(lambda promise: self._calls.get_order(authorization, order_id, promise))
 
+    async def order_events(self, request: web.Request) -> web.Response:
+        """`GET /v1/orders/{id}/events`."""
+        authorization, last_event_id = _header(request, "Authorization"), _header(request, "Last-Event-ID")
+        opened = await self._life.listen(authorization, request.match_info["id"], last_event_id)
+        return _response(opened) if isinstance(opened, Answer) else EventStream(opened)
+
+    async def pay_order(self, request: web.Request) -> web.Response:
+        """`POST /v1/orders/{id}/payment`."""
+        return await self._change(request, self._life.pay)
+
+    async def cancel_order(self, request: web.Request) -> web.Response:
+        """`POST /v1/orders/{id}/cancel`."""
+        return await self._change(request, self._life.cancel)
+
+    async def payment_callback(self, request: web.Request) -> web.Response:
+        """`POST /v1/webhooks/payment`."""
+        body = await self._body(request)
+        if isinstance(body, Answer):
+            return _response(body)
+        return _response(await self._life.callback(request.headers.get(SIGNATURE_HEADER), body))
+
     async def get_campaign(self, request: web.Request) -> web.Response:
         """`GET /v1/campaigns/{id}`."""
         return _response(self._calls.get_campaign(request.match_info["id"]))
@@ -83,6 +116,14 @@ class BuyerPlane:
     async def docs(self, _request: web.Request) -> web.Response:
         """`GET /docs`."""
         return _response(Answer(200, docs_html(), HTML))
+
+    async def _change(self, request: web.Request, call: Change) -> web.Response:
+        """Make a call that changes an order."""
+        body = await self._body(request)
+        if isinstance(body, Answer):
+            return _response(body)
+        authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
+        return _response(await call(authorization, key, request.match_info["id"], body))
 
     async def _body(self, request: web.Request) -> bytes | Answer:
         """Read a body; one of announced length is here already, a chunked one has its bounds of size and time."""
@@ -114,11 +155,10 @@ async def _answered(call: Callable[[Promise], Answer | None]) -> web.Response:
 
 
 def _response(answer: Answer) -> web.Response:
-    response = web.Response(
-        status=answer.status,
-        body=answer.body,
-        headers={"Content-Type": answer.content_type, **dict(answer.headers)},
-    )
+    headers = dict(answer.headers)
+    if answer.status != 204:
+        headers["Content-Type"] = answer.content_type
+    response = web.Response(status=answer.status, body=answer.body, headers=headers)
     if answer.closes:
         response.force_close()
     return response

@@ -20,11 +20,16 @@ _batch_failures = Counter("flashgate_batch_failures", "Batches without an answer
 _waiting = Gauge("flashgate_orders_waiting", "Orders that wait for a decision", multiprocess_mode="livesum")
 _connections = Gauge("flashgate_connections", "Open connections of buyers", multiprocess_mode="livesum")
 _turned_away = Counter("flashgate_connections_turned_away", "Connections closed because there were too many")
+_life_calls = Counter("flashgate_life_calls", "Calls about orders after the sale, by answer", ["call", "status"])
+_listeners = Gauge("flashgate_stream_listeners", "Streams of orders that are open", multiprocess_mode="livesum")
+_events = Counter("flashgate_stream_events", "Events told on streams")
 _outbox = Gauge(
     "flashgate_outbox_entries", "Batches not yet relayed to Kafka", ["campaign"], multiprocess_mode="mostrecent"
 )
 _relayed = Counter("flashgate_relayed_orders", "Orders acknowledged by Kafka")
 _relay_poison = Counter("flashgate_relay_dead_letters", "Outbox entries that could not be read")
+_relay_gaps = Counter("flashgate_relay_gaps", "Times that outbox entries were gone before they were relayed")
+_relay_recreated = Counter("flashgate_relay_producers_recreated", "Kafka producers of the relay that were replaced")
 
 
 class GatewayMetrics:
@@ -75,6 +80,28 @@ class GatewayMetrics:
         _turned_away.inc(turned_away)
 
 
+class LifeMetrics:
+    """Counts of one worker about orders after the sale."""
+
+    def __init__(self) -> None:
+        self._children: dict[tuple[str, int], Counter] = {}
+
+    def told(self, call: str, status: int) -> None:
+        """Count the answer to a call: `cancel`, `payment`, `callback` or `events`."""
+        child = self._children.get((call, status))
+        if child is None:
+            child = self._children[call, status] = _life_calls.labels(call, str(status))
+        child.inc()
+
+    def events(self, count: int) -> None:
+        """Count events told."""
+        _events.inc(count)
+
+    def listeners(self, count: int) -> None:
+        """Tell how many streams are open."""
+        _listeners.set(count)
+
+
 class RelayMetrics:
     """Counts of the relay."""
 
@@ -89,3 +116,11 @@ class RelayMetrics:
     def poison(self) -> None:
         """Count an entry that could not be read."""
         _relay_poison.inc()
+
+    def gap(self) -> None:
+        """Count a place where outbox entries are gone that were not relayed."""
+        _relay_gaps.inc()
+
+    def recreated(self) -> None:
+        """Count a Kafka producer that took the place of one that had failed."""
+        _relay_recreated.inc()

@@ -1,6 +1,5 @@
-"""The buyer plane's OpenAPI 3.1 document and its page, made from the types that decode the requests."""
+"""The buyer plane's OpenAPI 3.1 document, made from the types that decode the requests."""
 
-import html
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -9,8 +8,12 @@ import orjson
 
 from domain import outcomes
 from domain.campaign import CampaignId, SkuId, SkuState
+from domain.order_state import OrderStatus as Status
+from domain.order_state import PaymentStatus
 from domain.outcomes import Problem
+from gateway.order_status import payment_told
 from gateway.requests import PlaceOrder
+from lifecycle.callback import SIGNATURE_HEADER, Callback
 
 VERSION: Final = "1"
 ALL_PROBLEMS: Final[tuple[Problem, ...]] = tuple(
@@ -25,8 +28,15 @@ class OrderAccepted(msgspec.Struct):
     status: Literal["accepted"]
 
 
+class OrderPayment(msgspec.Struct):
+    """The payment that an order was paid by, else its last one."""
+
+    payment_id: str
+    status: str
+
+
 class OrderStatus(msgspec.Struct):
-    """Where an order stands."""
+    """Where an order stands. `version` grows with every state; `pay_by` is there while it has to be paid."""
 
     order_id: str
     status: str
@@ -34,6 +44,23 @@ class OrderStatus(msgspec.Struct):
     sku_id: SkuId
     quantity: int
     version: int
+    pay_by: str | None
+    payment: OrderPayment | None
+
+
+class PaymentBegun(msgspec.Struct):
+    """A payment, and where to pay. Once it is declined another one is begun with a new Idempotency-Key."""
+
+    payment_id: str
+    status: str
+    pay_url: str
+
+
+class OrderCancelled(msgspec.Struct):
+    """The order is cancelled, by this call or an earlier one; its units are sold again."""
+
+    order_id: str
+    status: Literal["cancelled"]
 
 
 class SkuView(msgspec.Struct):
@@ -74,7 +101,17 @@ class ProblemDocument(msgspec.Struct):
     detail: str = ""
 
 
-_TYPES: Final = (PlaceOrder, OrderAccepted, OrderStatus, CampaignPage, Health, ProblemDocument)
+_TYPES: Final = (
+    PlaceOrder,
+    OrderAccepted,
+    OrderStatus,
+    PaymentBegun,
+    OrderCancelled,
+    Callback,
+    CampaignPage,
+    Health,
+    ProblemDocument,
+)
 
 _REF: Final = "#/components/schemas/{name}"
 
@@ -84,7 +121,7 @@ _HEADERS: Final[dict[str, str]] = {
     "Retry-After": "Seconds to wait before asking again.",
     "RateLimit": "What is left of the quota, and when it is refilled.",
     "RateLimit-Policy": "The quota that was used up.",
-    "WWW-Authenticate": "`Bearer`.",
+    "WWW-Authenticate": "`Bearer`, or `X-Signature` for the provider's callback.",
     "Allow": "The methods that are allowed here.",
 }
 
@@ -93,14 +130,20 @@ _HEADERS: Final[dict[str, str]] = {
 def document() -> dict[str, Any]:
     """Return the document."""
     _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_REF)
+    for schema in schemas.values():
+        schema["description"] = schema["description"].partition("\n\n")[0]
     schemas["ProblemDocument"]["properties"]["code"]["enum"] = sorted({problem.code for problem in ALL_PROBLEMS})
+    schemas["OrderStatus"]["properties"]["status"]["enum"] = [status.value for status in Status]
+    told = sorted({str(payment_told(status)) for status in PaymentStatus})
+    for name in ("OrderPayment", "PaymentBegun"):
+        schemas[name]["properties"]["status"]["enum"] = told
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "flashgate: buyer plane",
             "version": VERSION,
-            "description": "Every POST needs an `Idempotency-Key`. After a lost answer, a 429 or a 503 send the same "
-            "request with the same key: the order is made once, and the answer is the first one.",
+            "description": "Every POST of a buyer needs an `Idempotency-Key`. After a lost answer, a 429, a 503 or "
+            "`NOT_READY` send the same request with the same key: what it asks for is done once.",
         },
         "paths": _paths(),
         "components": {
@@ -146,13 +189,14 @@ def _paths() -> dict[str, Any]:
                 "operationId": "getOrder",
                 "summary": "Where an order of one's own stands",
                 "security": token,
-                "parameters": [_id_parameter("The order's id.", {"type": "string"})],
+                "parameters": [_order_id()],
                 "responses": {
                     "200": _answer("The order's status", OrderStatus, "Retry-After"),
-                    **_problems(outcomes.UNAUTHENTICATED, outcomes.NOT_FOUND, outcomes.UNKNOWN),
+                    **_problems(outcomes.UNAUTHENTICATED, outcomes.NOT_FOUND, outcomes.BUSY, outcomes.UNKNOWN),
                 },
             }
         },
+        **_life_paths(token),
         "/v1/campaigns/{id}": {
             "get": {
                 "operationId": "getCampaign",
@@ -183,6 +227,90 @@ def _paths() -> dict[str, Any]:
     }
 
 
+def _life_paths(token: list[dict[str, list[str]]]) -> dict[str, Any]:
+    """Return the paths of an order's life after the sale."""
+    return {
+        "/v1/orders/{id}/events": {
+            "get": {
+                "operationId": "orderEvents",
+                "summary": "An order of one's own as Server-Sent Events: `event: status`, `id` its version, `data` as "
+                "`GET /v1/orders/{id}` answers. First as it stands, then every state in turn",
+                "security": token,
+                "parameters": [_order_id(), _last_event_id()],
+                "responses": {
+                    "200": {
+                        "description": "The stream; it ends when nothing can follow, or with the token",
+                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                    },
+                    "204": {"description": "Nothing can follow what `Last-Event-ID` names: do not come back"},
+                    **_problems(
+                        outcomes.UNAUTHENTICATED,
+                        outcomes.NOT_FOUND,
+                        outcomes.RATE_LIMITED,
+                        outcomes.BUSY,
+                        outcomes.UNKNOWN,
+                    ),
+                },
+            }
+        },
+        "/v1/orders/{id}/payment": {
+            "post": {
+                "operationId": "payOrder",
+                "summary": "Begin to pay an order; a payment that can still be made is answered instead of another",
+                "security": token,
+                "parameters": [_order_id(), _key_parameter()],
+                "requestBody": _nothing(),
+                "responses": {
+                    "202": _answer("The payment, and where to pay", PaymentBegun),
+                    **_problems(*_CHANGE_PROBLEMS, outcomes.LIMIT_REACHED),
+                },
+            }
+        },
+        "/v1/orders/{id}/cancel": {
+            "post": {
+                "operationId": "cancelOrder",
+                "summary": "Cancel an order that is not paid",
+                "security": token,
+                "parameters": [_order_id(), _key_parameter()],
+                "requestBody": _nothing(),
+                "responses": {"200": _answer("Cancelled", OrderCancelled), **_problems(*_CHANGE_PROBLEMS)},
+            }
+        },
+        "/v1/webhooks/payment": {
+            "post": {
+                "operationId": "paymentCallback",
+                "summary": "For the payment provider alone: how a payment stands",
+                "parameters": [_signature()],
+                "requestBody": {"required": True, "content": _json(Callback)},
+                "responses": {
+                    "204": {"description": "Taken in, now or before"},
+                    **_problems(
+                        outcomes.INVALID,
+                        outcomes.UNSIGNED,
+                        outcomes.NOT_FOUND,
+                        outcomes.TOO_LARGE,
+                        outcomes.BUSY,
+                        outcomes.UNKNOWN,
+                    ),
+                },
+            }
+        },
+    }
+
+
+_CHANGE_PROBLEMS: Final = (
+    outcomes.INVALID,
+    outcomes.KEY_MISSING,
+    outcomes.UNAUTHENTICATED,
+    outcomes.NOT_FOUND,
+    outcomes.NOT_READY,
+    outcomes.STATE,
+    outcomes.TOO_LARGE,
+    outcomes.BUSY,
+    outcomes.UNKNOWN,
+)
+
+
 def _health(operation: str, summary: str, *statuses: str) -> dict[str, Any]:
     answers = {status: _answer("ready" if status == "200" else "something is missing", Health) for status in statuses}
     return {"operationId": operation, "summary": summary, "responses": answers}
@@ -193,9 +321,38 @@ def _key_parameter() -> dict[str, Any]:
         "name": "Idempotency-Key",
         "in": "header",
         "required": True,
-        "description": "A new string for each purchase, the same one for each repeat of it.",
+        "description": "A new string for each thing that is wanted, the same one for each repeat.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
     }
+
+
+def _order_id() -> dict[str, Any]:
+    return _id_parameter("The order's id.", {"type": "string"})
+
+
+def _last_event_id() -> dict[str, Any]:
+    return {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "required": False,
+        "description": "The version that was told last: only what came after it is told.",
+        "schema": {"type": "string"},
+    }
+
+
+def _signature() -> dict[str, Any]:
+    return {
+        "name": SIGNATURE_HEADER,
+        "in": "header",
+        "required": True,
+        "description": "`t=<unix seconds>,v1=<hex>`: HMAC-SHA256 of `<t>.<body>`.",
+        "schema": {"type": "string"},
+    }
+
+
+def _nothing() -> dict[str, Any]:
+    """Return the body of a call that needs none."""
+    return {"required": False, "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
 def _id_parameter(description: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +383,7 @@ def _problems(*problems: Problem) -> dict[str, Any]:
         str(status): {
             "description": "; ".join(f"`{one.code}`: {one.title}" for one in same),
             "content": _json(ProblemDocument, "application/problem+json"),
-            **_with_headers(*headers.get(status, ())),
+            **_with_headers(*(("Retry-After",) if outcomes.NOT_READY in same else headers.get(status, ()))),
         }
         for status, same in sorted(by_status.items())
     }
@@ -236,66 +393,3 @@ def _problems(*problems: Problem) -> dict[str, Any]:
 def document_json() -> bytes:
     """Return the document as JSON."""
     return orjson.dumps(document(), option=orjson.OPT_INDENT_2)
-
-
-_STYLE: Final = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8881;--ok:#187a3c;--no:#a33}
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-h2{margin-top:2.5rem;font-size:1.1rem}code,h2{font-family:ui-monospace,monospace}
-.method{display:inline-block;min-width:3.5rem;font-weight:700}
-table{border-collapse:collapse;width:100%}td,th{border-top:1px solid var(--line);padding:.35rem .5rem;
-text-align:left;vertical-align:top}td:first-child{white-space:nowrap}
-pre{background:var(--soft);padding:.75rem;overflow:auto;border-radius:6px}
-@media(prefers-color-scheme:dark){:root{--ok:#6c6;--no:#f88}}
-.s2{color:var(--ok)}.s4,.s5{color:var(--no)}
-"""
-
-
-@cache
-def docs_html() -> bytes:
-    """Return the document as one self-contained page."""
-    whole = document()
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>{html.escape(whole['info']['title'])}</title><style>{_STYLE}</style>",
-        f"<h1>{html.escape(whole['info']['title'])}</h1><p>{_marked(whole['info']['description'])}</p>",
-        "<p>The same for programs: <a href=/openapi.json>/openapi.json</a></p>",
-    ]
-    for path, methods in whole["paths"].items():
-        for method, operation in methods.items():
-            parts.append(_operation(path, method, operation))
-    parts.append("<h2>Shapes</h2>")
-    for name, schema in whole["components"]["schemas"].items():
-        text = orjson.dumps(schema.get("properties", schema), option=orjson.OPT_INDENT_2).decode()
-        parts.append(f"<h3 id={name}><code>{name}</code></h3><pre>{html.escape(text)}</pre>")
-    return "".join(parts).encode()
-
-
-def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td class=s{status[0]}>{status}</td><td>{_marked(answer['description'])}"
-        + "".join(f"<br><code>{name}</code>: {_marked(one['description'])}" for name, one in _headers_of(answer))
-        + "</td></tr>"
-        for status, answer in operation["responses"].items()
-    )
-    needs = [f"<code>{one['name']}</code>: {_marked(one['description'])}" for one in operation.get("parameters", [])]
-    if operation.get("security"):
-        needs.insert(0, "<code>Authorization: Bearer</code>: the buyer's token")
-    if "requestBody" in operation:
-        needs.append("a body of the shape <a href=#PlaceOrder><code>PlaceOrder</code></a>")
-    listed = "".join(f"<li>{need}</li>" for need in needs)
-    return (
-        f"<h2><span class=method>{method.upper()}</span> {html.escape(path)}</h2><p>{_marked(operation['summary'])}</p>"
-        + (f"<ul>{listed}</ul>" if listed else "")
-        + f"<table>{rows}</table>"
-    )
-
-
-def _headers_of(answer: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return list(answer.get("headers", {}).items())
-
-
-def _marked(text: str) -> str:
-    """Escape, and set what stands in backticks as code."""
-    pieces = html.escape(text).split("`")
-    return "".join(f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(pieces))

@@ -31,7 +31,7 @@ RETRY_WAIT_MS: Final = 1_000
 _IS_ACCEPTED: Final = Outcome.ACCEPTED
 _ACCEPTED: Final = Decision()
 _REPLAYED: Final = Decision(replayed=True)
-_KEY_MISSING: Final = problem(outcomes.KEY_MISSING, "send an Idempotency-Key: any string that is new for each purchase")
+KEY_MISSING: Final = problem(outcomes.KEY_MISSING, "send an Idempotency-Key: any string that is new for each purchase")
 _NO_CAMPAIGN: Final = problem(outcomes.NOT_FOUND, "there is no such campaign")
 
 
@@ -106,7 +106,7 @@ class OrderDesk:
         except TokenRefusedError as error:
             return unauthenticated(error)
         if not key:
-            return _KEY_MISSING
+            return KEY_MISSING
         try:
             key_text = read_idempotency_key(key)
             wanted, print_ = self._bodies.decode(body)

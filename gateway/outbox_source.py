@@ -19,6 +19,18 @@ class Entry(NamedTuple):
     fields: dict[bytes, bytes]
 
 
+class Claim(NamedTuple):
+    """What came of claiming a campaign."""
+
+    ours: bool
+    checkpoint: str
+    """The last outbox id known to be in Kafka."""
+    entries: int
+    """Entries in the outbox."""
+    newest: str
+    """The newest outbox id ever written."""
+
+
 class OutboxSource:
     """Outbox streams of all campaigns, for one relay with its own nonce."""
 
@@ -28,18 +40,18 @@ class OutboxSource:
         self._blocking = blocking
         self._nonce = nonce
 
-    async def claim(self, campaign_id: str, ttl_ms: int) -> tuple[bool, str, int]:
-        """Take or keep ownership; returns whether it is ours, the checkpoint, and the entries in the outbox.
+    async def claim(self, campaign_id: str, ttl_ms: int) -> Claim:
+        """Take or keep ownership.
 
         Raises:
             BackendError: Redis is not there.
         """
-        code, checkpoint, entries = await self._channel.call(
+        code, checkpoint, entries, newest = await self._channel.call(
             load_script("claim_relay"),
-            [keys.relay(campaign_id), keys.outbox(campaign_id)],
+            [keys.relay(campaign_id), keys.outbox(campaign_id), keys.campaign(campaign_id)],
             [self._nonce, ttl_ms],
         )
-        return code == 1, checkpoint.decode(), int(entries)
+        return Claim(code == 1, checkpoint.decode(), int(entries), newest.decode())
 
     async def read(self, positions: dict[str, str], *, entries_max: int, block_ms: int) -> list[Entry]:
         """Wait for entries after each campaign's position; empty after `block_ms` without any.

@@ -2,6 +2,10 @@
 
 The checkpoint moves after Kafka has acknowledged, and only for the owner; the outbox is trimmed below it. What was
 published and not checkpointed is published again by whoever comes next, and the consumers' ledger makes that harmless.
+
+Each entry names the one before it. Where that one was never seen, entries have gone from the outbox before they were
+relayed: a gap, which is told, and relaying goes on. The orders of a gap are still in their buyers' records, where the
+reconciler finds them.
 """
 
 import asyncio
@@ -13,16 +17,20 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from domain.errors import BackendError, OperationRefusedError, PoisonRecordError
-from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic, encode_order_accepted
+from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, encode_order_accepted
 from domain.failpoints import reach
-from domain.outbox import decode_entry, parse_outbox_id
+from domain.outbox import START, decode_entry, is_gap, parse_outbox_id, previous_id
 from domain.settings import RelaySettings
-from gateway.outbox_source import Entry, OutboxSource
+from gateway.outbox_source import Claim, Entry, OutboxSource
 
 log = logging.getLogger(__name__)
 
 OWNER_NONCE_BYTES: Final = 16
 CLAIMS_PER_TTL: Final = 3
+EVENT_BYTES_MAX: Final = 64 * 1024
+"""Far more than an order takes. An event that Kafka refuses would hold up all others."""
+DEAD_VALUE_BYTES_MAX: Final = 512 * 1024
+"""Of an entry that cannot be read; the rest is left out, for the same reason."""
 
 
 class Outgoing(NamedTuple):
@@ -57,6 +65,9 @@ class Metrics(Protocol):
     def poison(self) -> None:
         """Tell that an entry could not be read."""
 
+    def gap(self) -> None:
+        """Tell that entries were gone before they were relayed."""
+
 
 class Gates(Protocol):
     """Recovery, as the relay sees it."""
@@ -89,7 +100,10 @@ class Relay:
         self._refused: set[str] = set()
         self._metrics = metrics
         self._positions: dict[str, str] = {}
+        self._gaps: dict[str, str] = {}
+        self._newest: dict[str, str] = {}
         self._claim_at_s = 0.0
+        self._owner_until_s = 0.0
         self._stopping = asyncio.Event()
 
     @property
@@ -106,8 +120,7 @@ class Relay:
                 pause_s = self._settings.retry_initial_s
             except BackendError as error:
                 log.warning("relay: %s; trying again in %.1f s", error, pause_s)
-                self._positions.clear()
-                self._claim_at_s = 0.0
+                self._forget()
                 await self._pause(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 -- jitter is no secret
                 pause_s = min(self._settings.retry_max_s, pause_s * 2)
         await self._publisher.close()
@@ -132,13 +145,31 @@ class Relay:
         )
         if not entries:
             return 0
+        if self._is_stale():
+            log.warning("relay: it slept for longer than others wait for it; beginning again at the checkpoint")
+            self._forget()
+            return 0
+        self._find_gaps(entries)
         records, orders = self._to_records(entries)
-        await self._publisher.publish(records)
+        if records:
+            await self._publisher.publish(records)
         reach("relay.after_produce")
         last = {entry.campaign_id: entry.outbox_id for entry in entries}
         for campaign_id, outbox_id in last.items():
             await self._advance(campaign_id, outbox_id, orders.get(campaign_id, 0))
         return sum(orders.values())
+
+    def _is_stale(self) -> bool:
+        """Tell whether another relay may have taken over since the last claim.
+
+        What was read may then be relayed already; or Redis may have lost it since, and recovery have opened the gate.
+        """
+        return time.monotonic() >= self._owner_until_s
+
+    def _forget(self) -> None:
+        """Have the next round claim anew, and begin at the checkpoints."""
+        self._positions.clear()
+        self._claim_at_s = 0.0
 
     async def _advance(self, campaign_id: str, outbox_id: str, orders: int) -> None:
         ours, left = await self._source.advance(campaign_id, outbox_id)
@@ -155,15 +186,22 @@ class Relay:
 
         A campaign whose gate is closed is relayed all the same: what it accepted before is as good as ever.
         """
+        owner_until_s = time.monotonic() + self._settings.owner_ttl_ms / 1000
         campaign_ids = await self._list_campaigns()
         closed = await self._gates.closed(campaign_ids)
         for campaign_id in campaign_ids:
-            ours, checkpoint, entries = await self._source.claim(campaign_id, self._settings.owner_ttl_ms)
-            self._metrics.waiting(campaign_id, entries)
-            if not ours:
+            claim = await self._source.claim(campaign_id, self._settings.owner_ttl_ms)
+            self._metrics.waiting(campaign_id, claim.entries)
+            if not claim.ours:
                 self._positions.pop(campaign_id, None)
-            elif campaign_id not in self._positions:
-                self._positions[campaign_id] = checkpoint
+                continue
+            if campaign_id not in closed:
+                self._find_loss(campaign_id, claim.newest)
+            # What we have read is beyond the checkpoint; or behind it, if somebody else owned the campaign meanwhile.
+            position = self._positions.get(campaign_id, START)
+            self._positions[campaign_id] = max(position, claim.checkpoint, key=parse_outbox_id)
+            await self._find_gap_at_end(campaign_id, claim)
+        self._owner_until_s = owner_until_s
         pending = [one for one in closed if one in self._positions and one not in self._refused]
         for campaign_id in pending[:1]:
             try:
@@ -175,6 +213,43 @@ class Relay:
         pause_s = min(self._settings.owner_ttl_ms / 1000 / CLAIMS_PER_TTL, self._settings.block_ms / 1000)
         self._claim_at_s = 0.0 if pending[1:] else time.monotonic() + pause_s
 
+    def _find_loss(self, campaign_id: str, newest: str) -> None:
+        """Notice that Redis has forgotten entries, and recovery found them nowhere: nobody knows their orders now."""
+        known = self._newest.get(campaign_id, START)
+        self._newest[campaign_id] = newest
+        if is_gap(known, newest):
+            log.error("campaign %s: Redis has lost entries after %s, up to %s, for good", campaign_id, newest, known)
+            self._metrics.gap()
+
+    async def _find_gap_at_end(self, campaign_id: str, claim: Claim) -> None:
+        """Notice that the outbox is empty although not all of it was relayed: no later entry tells of such a gap."""
+        if claim.entries == 0 and is_gap(claim.newest, claim.checkpoint):
+            self._tell_gap(campaign_id, claim.newest, claim.checkpoint)
+            await self._advance(campaign_id, claim.newest, 0)
+
+    def _find_gaps(self, entries: Sequence[Entry]) -> None:
+        """Notice entries whose predecessor was neither read nor relayed."""
+        positions = dict(self._positions)
+        for entry in entries:
+            previous = previous_id(entry.fields)
+            position = positions.get(entry.campaign_id, START)
+            if previous is not None and is_gap(previous, position):
+                self._tell_gap(entry.campaign_id, previous, position)
+            positions[entry.campaign_id] = entry.outbox_id
+
+    def _tell_gap(self, campaign_id: str, previous: str, position: str) -> None:
+        """Tell of a gap; not a second time when the same entries come again."""
+        if self._gaps.get(campaign_id) != previous:
+            self._gaps[campaign_id] = previous
+            log.error(
+                "campaign %s: outbox entries after %s, up to %s, are gone and were never relayed; "
+                "their orders are in the buyers' records, where reconcile finds them",
+                campaign_id,
+                position,
+                previous,
+            )
+            self._metrics.gap()
+
     def _to_records(self, entries: Sequence[Entry]) -> tuple[list[Outgoing], dict[str, int]]:
         """Return the records of entries, and how many orders each campaign has among them."""
         records: list[Outgoing] = []
@@ -182,6 +257,7 @@ class Relay:
         for entry in entries:
             try:
                 events = decode_entry(entry.campaign_id, entry.outbox_id, entry.fields)
+                values = _encode(entry, events)
             except PoisonRecordError as error:
                 log.error("%s", error)  # noqa: TRY400 -- the message says it all
                 self._metrics.poison()
@@ -190,8 +266,8 @@ class Relay:
             orders[entry.campaign_id] = orders.get(entry.campaign_id, 0) + len(events)
             timestamp_ms = parse_outbox_id(entry.outbox_id)[0]
             records += [
-                Outgoing(TOPIC_ORDERS_ACCEPTED, event.order_id.encode(), encode_order_accepted(event), timestamp_ms)
-                for event in events
+                Outgoing(TOPIC_ORDERS_ACCEPTED, event.order_id.encode(), value, timestamp_ms)
+                for event, value in zip(events, values, strict=True)
             ]
         return records, orders
 
@@ -203,13 +279,31 @@ class Relay:
             return
 
 
+def _encode(entry: Entry, events: Sequence[OrderAccepted]) -> list[bytes]:
+    """Return the Kafka values of an entry's events.
+
+    Raises:
+        PoisonRecordError: one is too long.
+    """
+    values = [encode_order_accepted(event) for event in events]
+    if values and max(map(len, values)) > EVENT_BYTES_MAX:
+        raise PoisonRecordError(
+            f"outbox entry {entry.outbox_id} of campaign {entry.campaign_id}: an order of more than "
+            f"{EVENT_BYTES_MAX} bytes"
+        )
+    return values
+
+
 def _dead(entry: Entry, error: PoisonRecordError) -> Outgoing:
     """Return the dead letter of an entry that cannot be read; its value is the entry, field by field."""
     value = b"\n".join(name + b"=" + content for name, content in entry.fields.items())
+    text = str(error)
+    if len(value) > DEAD_VALUE_BYTES_MAX:
+        text = f"{text} (of {len(value)} bytes only the first {DEAD_VALUE_BYTES_MAX} are kept)"
     return Outgoing(
         dead_topic(TOPIC_ORDERS_ACCEPTED),
         f"{entry.campaign_id} {entry.outbox_id}".encode(),
-        value,
+        value[:DEAD_VALUE_BYTES_MAX],
         parse_outbox_id(entry.outbox_id)[0],
-        (("reason", b"outbox entry cannot be read"), ("error", str(error).encode())),
+        (("reason", b"outbox entry cannot be read"), ("error", text.encode())),
     )

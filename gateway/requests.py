@@ -25,6 +25,7 @@ class PlaceOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
 
 
+_any_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _place_order: Final = msgspec.json.Decoder(PlaceOrder)
 _PLACE_ORDER_NAMES: Final = len(PlaceOrder.__struct_fields__)
 
@@ -64,6 +65,20 @@ class OrderBodies:
                     self._known.clear()
                 self._known[body] = known
         return known
+
+
+def check_empty_body(body: bytes) -> None:
+    """Check the body of a call that needs none: nothing, or a JSON object, which is ignored.
+
+    Raises:
+        InvalidRequestError: something else.
+    """
+    if not body.strip():
+        return
+    try:
+        _any_object.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequestError("the body must be empty or a JSON object") from None
 
 
 def _decode(decoder: "msgspec.json.Decoder[T]", body: bytes, names: int) -> T:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from domain.settings import Settings
+from gateway.fast_lane import Connection
 from tests.support.gate import LIVEZ, Gate, open_gate
 from tests.support.wire import Wire, chunked, connect, soon
 
@@ -67,6 +68,7 @@ async def test_idle_connections(plain: Settings, lane: str, asks: bool) -> None:
             assert (await wire.ask(LIVEZ)).closes is False
             door = gate.worker.door
             for connection in door._connections:
+                assert isinstance(connection, Connection)
                 connection._since_s -= gate.worker.settings.gateway.linger_s  # it has been idle for long
             async with stopping(gate):
                 for connection in list(door._connections):

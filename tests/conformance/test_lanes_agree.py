@@ -13,7 +13,7 @@ from domain.settings import Settings
 from tests.support.gate import LANES, Gate, open_gate
 from tests.support.wire import chunked
 
-EXAMPLES: Final = 500
+EXAMPLES: Final = 700
 
 METHODS: Final = ("POST", "POST", "POST", "GET", "GET", "PUT", "OPTIONS", "DELETE", "BREW", "post")
 PATHS: Final = (
@@ -26,6 +26,11 @@ PATHS: Final = (
     "/v1/orders/{id}~00000000000000000000000000000000",
     "/v1/%6frders",
     "http://shop/v1/orders",
+    "/v1/orders/{id}~00000000000000000000000000000000/cancel",
+    "/v1/orders/{id}~00000000000000000000000000000000/payment",
+    "/v1/orders/{id}~00000000000000000000000000000000/events",
+    "/v1/orders/x/cancel",
+    "/v1/webhooks/payment",
     "/v1/campaigns/{id}",
     "/v1/campaigns/{id}?x",
     "/v1/campaigns/%2e",
@@ -65,6 +70,8 @@ ODD_HEADERS: Final = (
     ("Content-Length", ("1", "0", "+1", "99999")),
     ("Transfer-Encoding", ("chunked", "gzip")),
     ("Cookie", ("a=b",)),
+    ("X-Signature", ("t=1,v1=" + "0" * 64, "x", "\xff")),
+    ("Last-Event-ID", ("0", "x", "\xff")),
     ("Bad Name", ("x",)),
 )
 

@@ -4,11 +4,14 @@ import re
 from pathlib import Path
 
 import jsonschema_rs
+import msgspec
 import pytest
 
 from domain.outcomes import Problem
 from domain.settings import Settings
-from gateway.openapi import ALL_PROBLEMS, docs_html, document
+from gateway.docs_page import docs_html
+from gateway.openapi import ALL_PROBLEMS, document
+from tests.support.provider import new_key
 from tests.support.shop import open_shop
 
 
@@ -55,7 +58,10 @@ async def test_schemathesis_finds_nothing(settings: Settings, tmp_path: Path) ->
     import asyncio
     import sys
 
-    async with open_shop(settings) as shop, shop.worker() as url:
+    paying = msgspec.structs.replace(
+        settings, payment=msgspec.structs.replace(settings.payment, key_file=new_key(tmp_path))
+    )
+    async with open_shop(settings) as shop, shop.worker(paying) as url:
         ran = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--url", url),
             *("--header", f"Authorization: {shop.bearer('ann')['Authorization']}"),

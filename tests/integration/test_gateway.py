@@ -8,7 +8,8 @@ from typing import Any
 import jwt
 import pytest
 
-from adapters.stock import load_campaign, move_campaign, read_snapshot, release, top_up
+from adapters.holds import release
+from adapters.stock import load_campaign, move_campaign, read_snapshot, top_up
 from domain.campaign import parse_campaign
 from domain.settings import Settings
 from tests.support.lanes import BOTH_LANES

@@ -14,7 +14,7 @@ import msgspec
 
 from adapters.stock import BatchReply, OrderRequest
 from cli.token import make_token
-from domain.settings import AuthSettings, GatewaySettings, MysqlSettings, RedisSettings, Settings
+from domain.settings import AuthSettings, GatewaySettings, MysqlSettings, PaymentSettings, RedisSettings, Settings
 from gateway.app import GatewayWorker, listening_socket, read_key
 from stack.ports import free_port
 from tests.support.scripts import ScriptSale, script_sale
@@ -29,14 +29,16 @@ Headers = Sequence[tuple[str, str]]
 
 
 def gate_settings(server: RedisSettings, folder: Path) -> Settings:
-    """Return settings for a private Redis; there is no MySQL, and no Kafka."""
-    key_file = folder / "jwt.key"
-    key_file.write_text(secrets.token_urlsafe(48))
+    """Return settings for a private Redis; there is no MySQL, no Kafka and no payment provider."""
+    key_file, payment_file = folder / "jwt.key", folder / "payment.key"
+    for file in (key_file, payment_file):
+        file.write_text(secrets.token_urlsafe(48))
     nowhere = f"mysql://nobody:none@127.0.0.1:{free_port()}/none"
     return Settings(
         redis=server,
         mysql=MysqlSettings(orders_dsn=nowhere, catalog_dsn=nowhere),
         auth=AuthSettings(key_file=str(key_file)),
+        payment=PaymentSettings(key_file=str(payment_file), provider_url=f"http://127.0.0.1:{free_port()}"),
         gateway=GatewaySettings(linger_s=0.3),
     )
 

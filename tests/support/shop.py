@@ -109,6 +109,27 @@ class Shop:
         async with self.session.get(url + path, headers=self.bearer(user) if user else {}) as answer:
             return Said(answer.status, orjson.loads(await answer.read()), dict(answer.headers))
 
+    async def cancel(self, url: str, order_id: str, user: str, key: str = "cancel-1") -> Said:
+        """Send `POST /v1/orders/{id}/cancel`."""
+        return await self.change(url, f"/v1/orders/{order_id}/cancel", {**self.bearer(user), "Idempotency-Key": key})
+
+    async def pay(self, url: str, order_id: str, user: str, key: str = "pay-1") -> Said:
+        """Send `POST /v1/orders/{id}/payment`."""
+        return await self.change(url, f"/v1/orders/{order_id}/payment", {**self.bearer(user), "Idempotency-Key": key})
+
+    async def call_back(self, url: str, body: bytes, headers: dict[str, str]) -> Said:
+        """Send a callback to `POST /v1/webhooks/payment`, as the payment provider does."""
+        return await self.change(url, "/v1/webhooks/payment", headers, body)
+
+    async def change(self, url: str, path: str, headers: dict[str, str], body: bytes = b"") -> Said:
+        """Send a POST; an answer without a body counts as an empty object."""
+        async with self.session.post(url + path, data=body, headers=headers) as answer:
+            return Said(answer.status, orjson.loads(await answer.read() or b"{}"), dict(answer.headers))
+
+    async def status(self, url: str, order_id: str, user: str) -> Said:
+        """Send `GET /v1/orders/{id}`."""
+        return await self.get(url, f"/v1/orders/{order_id}", user)
+
     def with_gateway(self, **changes: Any) -> Settings:
         """Return the settings with changes to `[gateway]`."""
         return msgspec.structs.replace(self.settings, gateway=msgspec.structs.replace(self.settings.gateway, **changes))
@@ -116,13 +137,27 @@ class Shop:
     @contextlib.asynccontextmanager
     async def worker(self, settings: Settings | None = None) -> AsyncIterator[str]:
         """Run a gateway worker in this process; yields its URL."""
+        async with self.serving(settings) as (url, _):
+            yield url
+
+    @contextlib.asynccontextmanager
+    async def serving(
+        self, settings: Settings | None = None, *, send_bytes: int = 0
+    ) -> AsyncIterator[tuple[str, GatewayWorker]]:
+        """Run a gateway worker in this process; yields its URL and itself.
+
+        With `send_bytes` the kernel keeps no more than about so much for buyers who do not read.
+        """
         worker = GatewayWorker(settings or self.settings)
         listener: socket.socket = listening_socket("127.0.0.1", 0, 4_096)
+        if send_bytes:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
         await worker.start(listener)
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", worker
         finally:
-            await worker.stop()
+            if not worker.door.draining:  # a test may have told it to stop
+                await worker.stop()
             listener.close()
 
     @contextlib.asynccontextmanager
