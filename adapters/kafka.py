@@ -16,6 +16,12 @@ from domain.settings import KafkaSettings
 STOP_TIMEOUT_S: Final = 5.0
 DEAD_RECORD_BYTES_MAX: Final = 2 * 1024 * 1024
 """A dead letter is its record and some headers, so it may be larger than any record."""
+FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
+"""What a consumer asks a broker for at once."""
+PARTITION_FETCH_BYTES_MAX: Final = 1024 * 1024
+"""What it keeps in memory of each partition, however much waits; a single record may be larger."""
+POLL_INTERVAL_MAX_MS: Final = 300_000
+"""A consumer that does not poll for so long leaves its group."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +66,14 @@ def make_producer(settings: KafkaSettings, *, linger_ms: int = 0, max_request_by
     )
 
 
-def make_consumer(settings: KafkaSettings, topics: Iterable[str], *, group: str, session_timeout_ms: int) -> Any:  # noqa: ANN401
+def make_consumer(
+    settings: KafkaSettings,
+    topics: Iterable[str],
+    *,
+    group: str,
+    session_timeout_ms: int,
+    poll_interval_max_ms: int = POLL_INTERVAL_MAX_MS,
+) -> Any:  # noqa: ANN401
     """Return a consumer that starts at the earliest record and commits only when told to, not yet started."""
     return AIOKafkaConsumer(
         *topics,
@@ -68,6 +81,9 @@ def make_consumer(settings: KafkaSettings, topics: Iterable[str], *, group: str,
         group_id=group,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
+        fetch_max_bytes=FETCH_BYTES_MAX,
+        max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX,
+        max_poll_interval_ms=poll_interval_max_ms,
         session_timeout_ms=session_timeout_ms,
         heartbeat_interval_ms=max(1, min(3_000, session_timeout_ms // 3)),
         # Joining takes as long as a dead member of the group is waited for. Giving up sooner would leave one more

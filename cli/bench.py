@@ -12,7 +12,7 @@ import msgspec
 import orjson
 import typer
 
-from bench import go_peer
+from bench import drain, go_peer
 from bench.compare import Comparison, Plan, compare
 from bench.errors import BenchError
 from bench.load_messages import LoadJob
@@ -23,8 +23,10 @@ from bench.scale import to_json
 from bench.scale_rig import ScalePlan, measure_scale
 from bench.servers import GO, NGINX, PEERS, gateway_settings
 from bench.wrk import Wrk
+from cli.bench_drain import drain_on_own_servers, show_drain
 from cli.bench_full import measure_full
 from cli.bench_load import SPARE_UNITS, Wanted, address, gateway_url, own_sale
+from cli.bench_reconcile import reconcile_command
 from cli.bench_run import RUNS, Run, run_measurement
 from cli.bench_view import show_comparison, show_load, show_scale
 from cli.config import load
@@ -258,6 +260,37 @@ def scale_command(
         return facts
 
     run_measurement("scale", work, name, runs, json=json)
+
+
+@app.command(name="drain")
+def drain_command(
+    *,
+    records: Annotated[
+        int, typer.Option(min=drain.RECORDS_MIN, max=100_000_000, help="Accepted orders that are queued.")
+    ] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Records in a transaction, of both.")] = 1_000,
+    json: JsonOption = False,
+    name: NameOption = "",
+    runs: RunsOption = RUNS,
+) -> None:
+    """Measure how fast queued orders get into MySQL, beside a bare loop that inserts the same rows from memory.
+
+    Queues them in Kafka, then the consumer's writer and the loop take turns, each with tables of its own, which grow
+    alike. Has servers of its own on loopback. Also tells the writer's memory at each quarter.
+    """
+    options = {"records": records, "batch": batch}
+
+    async def work(run: Run) -> dict[str, Any]:
+        found, settings = await drain_on_own_servers(run, records, batch)
+        facts = drain.to_json(found)
+        show_drain(run.console, found)
+        await run.write("drain", facts, settings, options)
+        return facts
+
+    run_measurement("drain", work, name, runs, json=json)
+
+
+app.command(name="reconcile")(reconcile_command)
 
 
 @app.command(name="steps")

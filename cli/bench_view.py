@@ -20,7 +20,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     console.print(_runs(comparison))
     if comparison.offered is not None:
         console.print(_offered(comparison))
-    console.print(_figures(comparison.figures))
+    console.print(figures_table(comparison.figures))
 
 
 def show_load(console: Console, report: LoadReport) -> None:
@@ -74,7 +74,7 @@ def show_scale(console: Console, found: Sequence[LevelCosts]) -> None:
             _range([cost.total_us for cost in one.costs], 1),
         )
     console.print(table)
-    console.print(_figures(scale_figures(found)))
+    console.print(figures_table(scale_figures(found)))
 
 
 def _runs(comparison: Comparison) -> Table:
@@ -145,7 +145,8 @@ def _offered(comparison: Comparison) -> Table:
     return table
 
 
-def _figures(figures: Sequence[Figure]) -> Table:
+def figures_table(figures: Sequence[Figure]) -> Table:
+    """Return the promised figures, measured beside their bounds."""
     table = Table("figure", "measured", "bound", "stretch", "", "note", title="Promised", title_justify="left")
     for figure in figures:
         sign = "≥" if figure.at_least else "≤"

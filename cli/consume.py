@@ -16,7 +16,10 @@ class ConsumerName(StrEnum):
 
 
 def consume(name: Annotated[ConsumerName, typer.Argument(help="Which consumer.")]) -> None:
-    """Run one consumer until SIGTERM or Ctrl-C. `orders` writes accepted orders to MySQL."""
+    """Run one consumer until SIGTERM or Ctrl-C. `orders` writes accepted orders to MySQL.
+
+    Several processes of one name share the partitions of their topic; more processes than partitions stand by.
+    """
     match name:
         case ConsumerName.ORDERS:
             main_orders(load())

@@ -8,16 +8,51 @@ from typing import Final
 from prometheus_client import REGISTRY
 
 from adapters.kafka import DEAD_RECORD_BYTES_MAX, create_topics, make_consumer, make_producer
-from adapters.mysql import connect_pool, orders_dsn
+from adapters.mysql import Pool, connect_pool, orders_dsn
 from adapters.process import run_process, run_until_told
 from consumers.dead_letters import DeadLetters
-from consumers.metrics import ConsumerMetrics, PrometheusConsumerMetrics
+from consumers.metrics import ConsumerMetrics, PrometheusConsumerMetrics, forget_dead_processes
 from consumers.orders import STALL_AFTER_S, OrderWriter
 from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic
 from domain.settings import Settings
 
 ORDERS: Final = "orders"
 """The writer's name: its group is `<consumer.group>.orders`."""
+
+
+def orders_group(settings: Settings) -> str:
+    """Return the consumer group of the writers of accepted orders."""
+    return f"{settings.consumer.group}.{ORDERS}"
+
+
+def make_order_writer(
+    settings: Settings,
+    pool: Pool,
+    *,
+    topic: str,
+    metrics: ConsumerMetrics,
+    stall_after_s: float = STALL_AFTER_S,
+) -> OrderWriter:
+    """Return a writer of accepted orders that is not connected yet."""
+    return OrderWriter(
+        settings,
+        pool=pool,
+        make_consumer=functools.partial(
+            make_consumer,
+            settings.kafka,
+            [topic],
+            group=orders_group(settings),
+            session_timeout_ms=settings.consumer.session_timeout_ms,
+        ),
+        dead_letters=DeadLetters(
+            functools.partial(make_producer, settings.kafka, max_request_bytes=DEAD_RECORD_BYTES_MAX),
+            dead_topic(topic),
+            timeout_s=settings.kafka.client_start_timeout_s,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        ),
+        metrics=metrics,
+        stall_after_s=stall_after_s,
+    )
 
 
 async def run_orders(
@@ -37,22 +72,10 @@ async def run_orders(
     dsn = orders_dsn(settings.mysql)
     await create_topics(settings.kafka, [topic, dead_topic(topic)])
     pool = connect_pool(dsn, settings.mysql)
-    writer = OrderWriter(
+    writer = make_order_writer(
         settings,
-        pool=pool,
-        make_consumer=functools.partial(
-            make_consumer,
-            settings.kafka,
-            [topic],
-            group=f"{settings.consumer.group}.{ORDERS}",
-            session_timeout_ms=settings.consumer.session_timeout_ms,
-        ),
-        dead_letters=DeadLetters(
-            functools.partial(make_producer, settings.kafka, max_request_bytes=DEAD_RECORD_BYTES_MAX),
-            dead_topic(topic),
-            timeout_s=settings.kafka.client_start_timeout_s,
-            now_ms=lambda: time.time_ns() // 1_000_000,
-        ),
+        pool,
+        topic=topic,
         metrics=metrics if metrics is not None else PrometheusConsumerMetrics(REGISTRY, ORDERS),
         stall_after_s=stall_after_s,
     )
@@ -64,4 +87,5 @@ async def run_orders(
 
 def main_orders(settings: Settings, *, topic: str = TOPIC_ORDERS_ACCEPTED) -> None:
     """Run the writer as this process, until SIGTERM or SIGINT."""
+    forget_dead_processes()
     run_process(f"consumer {ORDERS}", lambda stop: run_orders(settings, stop=stop, topic=topic))

@@ -1,14 +1,16 @@
 """What a batch of accepted orders means, decided without I/O.
 
 Identity: an order is its id; a deduction is (order id, SKU, hold number); its origin is the outbox entry it came from.
-The same deduction from the same origin is a harmless duplicate. From another origin it is a second deduction of stock.
+The same deduction from the same origin is a harmless duplicate. From another origin it is a second deduction of stock,
+whose units Redis has to get back. An event that was made anew, because its outbox entry had been lost, has no origin:
+it says nothing of a second deduction, whichever comes first.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from domain.errors import PoisonRecordError
 from domain.events import OrderAccepted, decode_order_accepted
@@ -23,8 +25,6 @@ class Reason(StrEnum):
     """Its campaign has no such SKU in MySQL."""
     OTHER_PAYLOAD = "other_payload"
     """Its order is known with another payload."""
-    SECOND_DEDUCTION = "second_deduction"
-    """Its order is known, and stock was deducted for it once more."""
     REFUSED = "refused"
     """MySQL refused it."""
 
@@ -80,16 +80,21 @@ class Payload(NamedTuple):
     quantity: int
 
 
-class LedgerRow(NamedTuple):
-    """What the ledger holds for a deduction: its origin, and the nonce of the transaction that wrote it."""
+class Origin(NamedTuple):
+    """The outbox entry that a deduction came from, and its place there."""
 
     outbox_id: str
     outbox_index: int
-    nonce: bytes
+
+    def __str__(self) -> str:
+        return f"{self.outbox_id}/{self.outbox_index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+NO_ORIGIN: Final = Origin("0-0", 0)
+"""Of an event that was made anew, and of a ledger row that no outbox entry stands behind."""
+
+
+class Item(NamedTuple):
     """A record and the event in it."""
 
     record: Record
@@ -104,6 +109,11 @@ class Item:
     def deduction(self) -> Deduction:
         """The deduction that the event reports."""
         return Deduction(self.event.order_id, self.event.sku_id, self.event.hold_no)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the deduction came from."""
+        return Origin(self.event.outbox_id, self.event.outbox_index)
 
     @property
     def payload(self) -> Payload:
@@ -126,12 +136,15 @@ class Outcome:
 
     new: int = 0
     duplicates: int = 0
+    second: list[Item] = field(default_factory=list)
+    """Second deductions: Redis gets their units back."""
     dead: list[Dead] = field(default_factory=list)
 
     def add(self, other: "Outcome") -> None:
         """Take in what became of another part of the batch."""
         self.new += other.new
         self.duplicates += other.duplicates
+        self.second += other.second
         self.dead += other.dead
 
 
@@ -179,16 +192,18 @@ def order_rows(items: Iterable[Item]) -> list[Item]:
 
 
 def split_other_payload(items: Iterable[Item], stored: Mapping[str, Payload]) -> tuple[list[Item], list[Dead]]:
-    """Take out events whose order is stored with another payload.
+    """Take out events whose order is known with another payload.
 
     Args:
         items: the batch.
-        stored: order id → payload in MySQL, for all orders of the batch.
+        stored: order id → payload in MySQL, for those orders of the batch whose row another transaction has written.
+            The rows of all others were made from the first item of each.
     """
     kept: list[Item] = []
     dead: list[Dead] = []
+    known = dict(stored)
     for item in items:
-        payload = stored[item.event.order_id]
+        payload = known.setdefault(item.event.order_id, item.payload)
         if payload == item.payload:
             kept.append(item)
         else:
@@ -205,41 +220,44 @@ def ledger_rows(items: Iterable[Item]) -> list[Item]:
     return [first[deduction] for deduction in sorted(first)]
 
 
-def is_new(row: LedgerRow, nonce: bytes) -> bool:
-    """Tell whether a row that was read back was written by the transaction that bears `nonce`."""
-    return row.nonce == nonce
+def is_new(deduction: Deduction, known: Mapping[Deduction, Origin]) -> bool:
+    """Tell whether the ledger's row of a deduction was written by this transaction, and not by any other."""
+    return deduction not in known
 
 
-def judge(
-    items: Iterable[Item],
-    ledger: Mapping[Deduction, LedgerRow],
-    nonce: bytes,
-) -> tuple[Outcome, dict[Counted, int]]:
+def judge(items: Iterable[Item], known: Mapping[Deduction, Origin]) -> tuple[Outcome, dict[Counted, int]]:
     """Say what became of each item, and by how much each counter must move.
 
     Args:
         items: the batch, after `split_other_payload`.
-        ledger: what the ledger holds, read back after the insert, for all deductions of the batch.
-        nonce: the writing transaction's.
+        known: deductions of the batch whose ledger row another transaction has written, and whence they came; read
+            back after the insert. The rows of all others are this transaction's, made from the first item of each.
     """
     outcome = Outcome()
     moves: Counter[Counted] = Counter()
-    seen: set[Deduction] = set()
+    mine: dict[Deduction, Item] = {}
     for item in items:
-        row = ledger[item.deduction]
-        if (row.outbox_id, row.outbox_index) != (item.event.outbox_id, item.event.outbox_index):
-            text = (
-                f"the deduction is known from outbox entry {row.outbox_id}, place {row.outbox_index}, "
-                f"and came from {item.event.outbox_id}, place {item.event.outbox_index}"
-            )
-            outcome.dead.append(Dead(item.record, Reason.SECOND_DEDUCTION, text))
-        elif is_new(row, nonce) and item.deduction not in seen:
-            seen.add(item.deduction)
+        deduction = item.deduction
+        if deduction not in mine and is_new(deduction, known):
+            mine[deduction] = item
             outcome.new += 1
             moves[item.counted] += item.event.quantity
-        else:
+            continue
+        origin = item.origin
+        first = mine[deduction].origin if deduction in mine else known[deduction]
+        if first == origin or NO_ORIGIN in {first, origin}:
             outcome.duplicates += 1
+        else:
+            outcome.second.append(item)
     return outcome, dict(moves)
+
+
+def returns(second: Iterable[Item]) -> list[Item]:
+    """Return the first item of each second deduction, in the order in which everyone writes them."""
+    found: dict[tuple[str, int, Origin], Item] = {}
+    for item in second:
+        found.setdefault((item.event.order_id, item.event.hold_no, item.origin), item)
+    return [found[key] for key in sorted(found)]
 
 
 def same_moves(moves: Mapping[Counted, int]) -> list[tuple[tuple[str, int], list[str]]]:
@@ -258,12 +276,3 @@ def halves(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
     """Split a batch of at least two, to find the record at fault."""
     middle = len(items) // 2
     return items[:middle], items[middle:]
-
-
-def next_offsets(records: Iterable[Record]) -> dict[tuple[str, int], int]:
-    """Return (topic, partition) → the offset to go on from when all of these records are done."""
-    offsets: dict[tuple[str, int], int] = {}
-    for record in records:
-        place = (record.topic, record.partition)
-        offsets[place] = max(offsets.get(place, 0), record.offset + 1)
-    return offsets

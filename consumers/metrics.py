@@ -1,8 +1,25 @@
 """What a consumer counts, and how Prometheus sees it."""
 
-from typing import Protocol
+import os
+import re
+from pathlib import Path
+from typing import Final, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+MULTIPROCESS_DIR: Final = "PROMETHEUS_MULTIPROC_DIR"
+_GAUGE_FILE: Final = re.compile(r"gauge_live[a-z]+_([0-9]+)\.db")
+
+
+def forget_dead_processes() -> None:
+    """Take the gauges of processes that are gone out of the sums: a writer that was killed could not do so itself."""
+    folder = os.environ.get(MULTIPROCESS_DIR)
+    if not folder:
+        return
+    for path in Path(folder).glob("gauge_live*.db"):
+        name = _GAUGE_FILE.fullmatch(path.name)
+        if name and not Path(f"/proc/{name[1]}").exists():
+            path.unlink(missing_ok=True)
 
 
 class ConsumerMetrics(Protocol):
@@ -10,6 +27,9 @@ class ConsumerMetrics(Protocol):
 
     def batch(self, *, records: int, new: int, duplicates: int) -> None:
         """A batch of `records` was written; `new` deductions, `duplicates` that were known."""
+
+    def second_deductions(self, count: int) -> None:
+        """So many records told of stock that was deducted a second time; Redis gets it back."""
 
     def dead(self, reason: str) -> None:
         """A record went to the dead letters."""
@@ -25,6 +45,12 @@ class ConsumerMetrics(Protocol):
 
     def lag(self, partition: int, records: int) -> None:
         """So many records of a partition are not done yet."""
+
+    def backlog(self, records: int, drain_s: float) -> None:
+        """So many records of all partitions of this process are not done yet; at the present rate it takes so long."""
+
+    def paused(self, partitions: int) -> None:
+        """So many partitions are paused, because what was taken cannot be written."""
 
 
 class PrometheusConsumerMetrics:
@@ -48,6 +74,7 @@ class PrometheusConsumerMetrics:
         self._duplicates = counter("duplicates", "Records that were known already").labels(name)
         self._commit_failed = counter("commit_failures", "Offset commits that failed").labels(name)
         self._recreated = counter("recreated", "Kafka consumers replaced for lack of progress").labels(name)
+        self._second = counter("second_deductions", "Records of stock that was deducted a second time").labels(name)
         self._dead = counter("dead_letters", "Records sent to the dead letters", "reason")
         self._retry = counter("retries", "Attempts that failed and are repeated", "what")
         self._lag = Gauge(
@@ -57,6 +84,14 @@ class PrometheusConsumerMetrics:
             registry=registry,
             multiprocess_mode="mostrecent",
         )
+
+        def gauge(what: str, text: str, mode: Literal["livesum", "livemax"]) -> Gauge:
+            made = Gauge(f"{prefix}_{what}", text, labels, registry=registry, multiprocess_mode=mode)
+            return made.labels(name)
+
+        self._backlog = gauge("backlog", "Records not done yet, all partitions", "livesum")
+        self._drain = gauge("drain_seconds", "Time until nothing waits, at the present rate", "livemax")
+        self._paused = gauge("paused_partitions", "Partitions paused until a write succeeds", "livesum")
         sizes = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
         self._size = Histogram(
             f"{prefix}_batch_records",
@@ -72,6 +107,10 @@ class PrometheusConsumerMetrics:
         self._records.inc(records)
         self._new.inc(new)
         self._duplicates.inc(duplicates)
+
+    def second_deductions(self, count: int) -> None:
+        """See the protocol."""
+        self._second.inc(count)
 
     def dead(self, reason: str) -> None:
         """See the protocol."""
@@ -92,3 +131,12 @@ class PrometheusConsumerMetrics:
     def lag(self, partition: int, records: int) -> None:
         """See the protocol."""
         self._lag.labels(self._name, str(partition)).set(records)
+
+    def backlog(self, records: int, drain_s: float) -> None:
+        """See the protocol."""
+        self._backlog.set(records)
+        self._drain.set(drain_s)
+
+    def paused(self, partitions: int) -> None:
+        """See the protocol."""
+        self._paused.set(partitions)

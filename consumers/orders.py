@@ -1,33 +1,37 @@
 """The writer: takes accepted orders from Kafka and stores them in MySQL, in batches.
 
 Offsets are committed after MySQL has committed and the dead letters are written, so whatever crashes, a batch comes
-again; the ledger makes that harmless (`consumers.orders_sql`).
+again; the ledger makes that harmless (`consumers.orders_sql`). While MySQL is at work on one batch, the next one is
+taken from Kafka and its statements are made, and the offsets of the one before are committed: no more than three
+batches are in memory.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
-from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import KafkaError
 
-from adapters.kafka import start_bounded, stop_bounded
 from adapters.mysql import DataRefusedError, Pool
-from consumers import batch, orders_sql
-from consumers.batch import Dead, Item, Outcome, Reason, Record
+from adapters.tasks import end_tasks
+from consumers import batch
+from consumers.batch import Dead, Item, Outcome, Reason
 from consumers.dead_letters import DeadLetters
+from consumers.intake import Intake, Taken
 from consumers.metrics import ConsumerMetrics
+from consumers.orders_sql import OrderStore, Prepared
 from domain import failpoints
 from domain.errors import BackendError
 from domain.settings import Settings
 
-POLL_TIMEOUT_MS: Final = 500
-"""How long an idle `run_once` waits for a record."""
 STALL_AFTER_S: Final = 30.0
 """A consumer that gets nothing for so long, though there is something, is replaced."""
+SLICE_RECORDS: Final = 100
+"""Records decoded at a time, so that an answer of MySQL's for another batch does not wait long."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -35,6 +39,28 @@ _log = logging.getLogger(__name__)
 
 class _StoppedError(Exception):
     """The writer was told to stop while it waited to try something again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch as it is to be written.
+
+    Attributes:
+        taken: from Kafka.
+        items: the events in it.
+        dead: its other records.
+        prepared: the statements for `items`, for the first attempt to store them.
+    """
+
+    taken: Taken
+    items: Sequence[Item]
+    dead: Sequence[Dead]
+    prepared: Prepared | None
+
+    @property
+    def size(self) -> int:
+        """The number of its records."""
+        return len(self.taken.records)
 
 
 class OrderWriter:
@@ -66,18 +92,20 @@ class OrderWriter:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings.consumer
-        self._kafka_timeout_s = settings.kafka.request_timeout_ms / 1000
-        self._start_timeout_s = settings.kafka.client_start_timeout_s
-        self._pool = pool
-        self._make_consumer = make_consumer
+        self._store = OrderStore(pool)
         self._dead_letters = dead_letters
         self._metrics = metrics
-        self._stall_after_s = stall_after_s
         self._now_ms = now_ms
-        self._monotonic = monotonic
         self._jitter = jitter
-        self._consumer: Any = None
-        self._quiet_since = 0.0
+        self._intake = Intake(
+            settings,
+            make_consumer=make_consumer,
+            metrics=metrics,
+            stall_after_s=stall_after_s,
+            monotonic=monotonic,
+        )
+        self._ahead: asyncio.Task[_Batch] | None = None
+        self._finishing: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -93,77 +121,86 @@ class OrderWriter:
         self._stopped.set()
 
     async def close(self) -> None:
-        """Leave the consumer group and stop the Kafka clients."""
-        await self._drop_consumer()
-        await self._dead_letters.close()
+        """Commit what is done, leave the consumer group and stop the Kafka clients."""
+        try:
+            await self._settle()
+        finally:
+            await self._drop()
+            await self._dead_letters.close()
 
     async def run_once(self) -> int:
-        """Take one batch, write it and commit its offsets; returns the number of records, 0 if there was none."""
+        """Take one batch and write it; returns the number of its records, 0 if there was none.
+
+        Its offsets are committed when this returns, unless the next batch is there already: then at the latest when
+        that one is written, or by `close`.
+        """
         try:
-            if self._consumer is None:
-                await self._until_done("connect", self._connect)
-            records = await self._take()
-            if not records:
+            if not self._intake.connected:
+                await self._until_done("connect", self._intake.connect)
+            found = await self._next()
+            if found is None or not found.size:
+                await self._settle()
+                if found is None or await self._intake.is_stalled():
+                    await self._replace()
                 return 0
-            await self._handle(records)
-            self._quiet_since = self._monotonic()
+            self._ahead = asyncio.create_task(self._take())
+            await self._handle(found)
         except _StoppedError:
-            await self._drop_consumer()
+            await self._drop()
             return 0
         except BaseException:
             # The consumer's position is past records that are not done: go on from the committed offsets instead.
-            await self._drop_consumer()
+            await self._drop()
             raise
-        return len(records)
+        return found.size
 
     # -- a batch -----------------------------------------------------------------------------------------------
 
-    async def _take(self) -> list[Record]:
-        """Collect records of all partitions until the batch is full or its first record has waited long enough."""
-        records: list[Record] = []
-        wait_ms = POLL_TIMEOUT_MS
-        deadline = 0.0
-        while len(records) < self._settings.batch_max:
-            try:
-                found: Mapping[Any, Sequence[Record]] = await self._consumer.getmany(
-                    timeout_ms=wait_ms,
-                    max_records=self._settings.batch_max - len(records),
-                )
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-                _log.warning("fetching failed, the Kafka consumer is replaced: %r", error)
-                await self._replace_consumer()
-                return []
-            if not found and not records:
-                await self._check_progress()
-                return []
-            if not records:
-                deadline = self._monotonic() + self._settings.batch_linger_ms / 1000
-            for of_partition in found.values():
-                records += of_partition
-            wait_ms = int((deadline - self._monotonic()) * 1000)
-            if wait_ms <= 0 or self._stopped.is_set():
-                break
-        return records
+    async def _next(self) -> _Batch | None:
+        """Return the next batch, which may be empty; None if it could not be taken and the consumer has to go."""
+        taking, self._ahead = self._ahead or asyncio.create_task(self._take()), None
+        try:
+            return await taking
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            _log.warning("fetching failed, the Kafka consumer is replaced: %r", error)
+            return None
 
-    async def _handle(self, records: Sequence[Record]) -> None:
-        """Write a batch, then its dead letters, then commit its offsets."""
-        items, dead = batch.split_poison(records)
-        outcome = await self._write(items)
+    async def _take(self) -> _Batch:
+        """Take a batch from Kafka, decode it and make its statements, leaving room for other tasks in between."""
+        taken = await self._intake.take(self._stopped)
+        items: list[Item] = []
+        dead: list[Dead] = []
+        for start in range(0, len(taken.records), SLICE_RECORDS):
+            some, others = batch.split_poison(taken.records[start : start + SLICE_RECORDS])
+            items += some
+            dead += others
+            await asyncio.sleep(0)
+        return _Batch(taken, items, dead, await self._store.prepare(items, now_ms=self._now_ms()))
+
+    async def _handle(self, found: _Batch) -> None:
+        """Write a batch, then its dead letters, then commit its offsets, which the next batch need not wait for."""
+        failpoints.reach("consumer.before_mysql")
+        outcome = await self._write(found.items, found.prepared)
         failpoints.reach("consumer.after_mysql_commit")
-        outcome.dead += dead
+        outcome.dead += found.dead
         await self._until_done("dead_letters", lambda: self._dead_letters.send(outcome.dead))
-        offsets = {TopicPartition(*place): offset for place, offset in batch.next_offsets(records).items()}
-        await self._commit(offsets)
-        self._report(len(records), outcome, offsets)
+        await self._settle()
+        self._finishing = asyncio.create_task(self._finish(found.taken, outcome))
+        if not self._is_next_there():
+            await self._settle()
 
-    async def _write(self, items: Sequence[Item]) -> Outcome:
+    def _is_next_there(self) -> bool:
+        ahead = self._ahead
+        return ahead is not None and ahead.done() and ahead.exception() is None and ahead.result().size > 0
+
+    async def _write(self, items: Sequence[Item], prepared: Prepared | None = None) -> Outcome:
         """Store items; a record that MySQL refuses is found by bisection and does not hold up the others."""
         try:
             return await self._until_done(
                 "write",
-                lambda: orders_sql.store(self._pool, items, now_ms=self._now_ms()),
+                lambda: self._store.store(items, now_ms=self._now_ms(), prepared=prepared),
             )
         except DataRefusedError as error:
             return await self._bisect(items, error)
@@ -176,86 +213,68 @@ class OrderWriter:
             outcome.add(await self._write(half))
         return outcome
 
-    async def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit offsets of the partitions that are still ours; a failure only means that records come again."""
-        assigned = self._consumer.assignment()
-        ours = {place: offset for place, offset in offsets.items() if place in assigned}
-        try:
-            if ours:
-                async with asyncio.timeout(self._kafka_timeout_s):
-                    await self._consumer.commit(ours)
-        except (KafkaError, TimeoutError) as error:
-            rebalanced = isinstance(error, CommitFailedError | IllegalStateError | TimeoutError)
-            if not rebalanced and not cast("KafkaError", error).retriable:
-                raise
-            self._metrics.commit_failed()
-            _log.warning("offsets were not committed, the records will come again: %r", error)
-
-    def _report(self, records: int, outcome: Outcome, offsets: Mapping[TopicPartition, int]) -> None:
-        self._metrics.batch(records=records, new=outcome.new, duplicates=outcome.duplicates)
+    async def _finish(self, taken: Taken, outcome: Outcome) -> None:
+        """Commit the offsets of a batch and report it."""
+        await self._intake.commit(taken)
+        self._metrics.batch(records=len(taken.records), new=outcome.new, duplicates=outcome.duplicates)
+        if outcome.second:
+            self._metrics.second_deductions(len(outcome.second))
+            first = outcome.second[0]
+            text = "%d records told of a second deduction, the first of order %s from %s; Redis gets the units back"
+            _log.warning(text, len(outcome.second), first.event.order_id, first.origin)
         for dead in outcome.dead:
             self._metrics.dead(dead.reason)
             record = dead.record
             _log.error("dead letter: %s %d@%d: %s", record.topic, record.partition, record.offset, dead.reason)
-        for place in self._consumer.assignment() & offsets.keys():
-            end = self._consumer.highwater(place)
-            if end is not None:
-                self._metrics.lag(place.partition, max(0, end - offsets[place]))
+
+    async def _settle(self) -> None:
+        """Wait until the batch before this one is finished."""
+        finishing, self._finishing = self._finishing, None
+        if finishing is not None:
+            await finishing
 
     # -- the Kafka consumer ------------------------------------------------------------------------------------
 
-    async def _connect(self) -> None:
-        consumer = self._make_consumer()
-        await start_bounded(consumer, timeout_s=self._start_timeout_s)
-        self._consumer = consumer
-        self._quiet_since = self._monotonic()
+    async def _drop(self) -> None:
+        """Give up what was taken and not written, and leave the group."""
+        ahead, self._ahead = self._ahead, None
+        finishing, self._finishing = self._finishing, None
+        if ahead is not None:
+            await end_tasks([ahead])
+            if not ahead.cancelled() and ahead.exception() is not None:
+                _log.warning("what failed besides: %r", ahead.exception())
+        if finishing is not None:
+            await asyncio.wait([finishing])
+            if not finishing.cancelled() and finishing.exception() is not None:
+                _log.warning("what failed besides: %r", finishing.exception())
+        await self._intake.drop()
 
-    async def _drop_consumer(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            await stop_bounded(consumer)
-
-    async def _replace_consumer(self) -> None:
+    async def _replace(self) -> None:
         self._metrics.recreated()
-        await self._drop_consumer()
-        await self._until_done("connect", self._connect)
-
-    async def _check_progress(self) -> None:
-        """Replace a consumer that has been getting nothing although there is something to get."""
-        if self._monotonic() - self._quiet_since < self._stall_after_s:
-            return
-        self._quiet_since = self._monotonic()
-        assigned = self._consumer.assignment()
-        if not assigned:
-            return
-        try:
-            async with asyncio.timeout(self._kafka_timeout_s):
-                ends = await self._consumer.end_offsets(assigned)
-                lag = sum([ends[place] - await self._consumer.position(place) for place in assigned])
-        except (KafkaError, TimeoutError) as error:
-            _log.warning("the end offsets cannot be read: %r", error)
-            lag = 1
-        if lag > 0:
-            _log.warning("nothing came for %.0f s although there is something to get", self._stall_after_s)
-            await self._replace_consumer()
+        await self._drop()
+        await self._until_done("connect", self._intake.connect)
 
     # -- trying again ------------------------------------------------------------------------------------------
 
     async def _until_done(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Call again and again, with growing pauses, until it succeeds.
+        """Call again and again, with growing pauses, until it succeeds; meanwhile nothing more is taken from Kafka.
 
         Raises:
             _StoppedError: the writer was told to stop meanwhile.
         """
         pause_s = self._settings.retry_initial_s
-        while True:
-            try:
-                return await call()
-            except BackendError as error:
-                self._metrics.retry(what)
-                _log.warning("%s failed, next attempt in about %.1f s: %s", what, pause_s, error)
-            await self._pause(pause_s * (0.5 + self._jitter() / 2))
-            pause_s = min(2 * pause_s, self._settings.retry_max_s)
+        try:
+            while True:
+                try:
+                    return await call()
+                except BackendError as error:
+                    self._metrics.retry(what)
+                    _log.warning("%s failed, next attempt in about %.1f s: %s", what, pause_s, error)
+                self._intake.hold()
+                await self._pause(pause_s * (0.5 + self._jitter() / 2))
+                pause_s = min(2 * pause_s, self._settings.retry_max_s)
+        finally:
+            await self._intake.release()
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -1,114 +1,297 @@
 """The one transaction that stores a batch of accepted orders.
 
 Everyone who moves stock in `fg_orders` takes locks in the same order: the counters (`campaign_sku`, by key), then the
-orders (by id), then the ledger (by key). The counters come first because a ledger row's foreign key takes a shared
-lock on its counter: two writers that held it shared and then both wanted to move the counter would deadlock.
+orders (by id), then the ledger (by key), then the rest. The counters come first because a ledger row's foreign key
+takes a shared lock on its counter: two writers that held it shared and then both wanted to move the counter would
+deadlock.
 
 What is new is decided by the ledger alone: a row that bears this transaction's random nonce after the insert was
 written by this transaction. The nonce differs with every attempt, so a batch whose COMMIT took effect while its answer
 was lost finds its rows with another nonce when it comes again, and moves nothing.
+
+An order's row is written once, as confirmed, and never changed here: a record that comes again when its order has
+expired or been paid leaves it as it is. A second deduction is written down in `stock_return` in the same transaction;
+the lifecycle process has Redis take its units back.
 """
 
+import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from adapters.mysql import Pool, insert_many, transaction
+from adapters.mysql_statements import Escapes, InsertStatements
 from consumers import batch
-from consumers.batch import Counted, Deduction, Item, LedgerRow, Outcome, Payload
+from consumers.batch import Counted, Dead, Deduction, Item, Origin, Outcome, Payload
+from domain import failpoints
+from domain.order_state import OrderStatus
 
 NONCE_BYTES: Final = 16
+IDLE_IN_TRANSACTION_S: Final = 10
+"""MySQL drops a writer that has said nothing for so long in the middle of its transaction: a process that was stopped
+would otherwise hold the counters' locks, and everyone else would wait for it."""
 
-_INSERT_ORDERS: Final = """
+PREPARED_AGE_MAX_MS: Final = 1_000
+"""Statements that are older are made anew: their time is that of the orders' confirmation."""
+COUNTERS_REMEMBERED_MAX: Final = 10_000
+LEDGER_ROWS_LOOKED_AT: Final = 4
+"""For each row of a batch, where others write at the same time."""
+SLICE_ROWS: Final = 100
+"""Rows put into a statement at a time, so that an answer of MySQL's for another batch does not wait long."""
+
+Row = tuple[str | int | bytes, ...]
+
+INSERT_ORDERS: Final = """
 INSERT INTO orders (order_id, campaign_id, sku_id, user_id, quantity, unit_price_cents, fingerprint, status, version,
- hold_no, outbox_id, outbox_index, nonce, accepted_at_ms, confirmed_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ hold_no, outbox_id, outbox_index, nonce, accepted_at_ms, confirmed_at_ms, pay_by_ms)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON DUPLICATE KEY UPDATE order_id = order_id"""
 
-_INSERT_LEDGER: Final = """
+INSERT_LEDGER: Final = """
 INSERT INTO stock_ledger (order_id, campaign_id, sku_id, hold_no, kind, quantity, outbox_id, outbox_index, nonce,
  created_at_ms)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON DUPLICATE KEY UPDATE order_id = order_id"""
 
+_INSERT_RETURNS: Final = """
+INSERT INTO stock_return (order_id, hold_no, origin, campaign_id, sku_id, user_id, quantity, created_at_ms, next_at_ms)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON DUPLICATE KEY UPDATE order_id = order_id"""
+
+_LIMIT_IDLE: Final = "SET SESSION wait_timeout = %s"
+_UNLIMIT_IDLE: Final = "SET SESSION wait_timeout = DEFAULT"
+
 _LOCK: Final = """
-SELECT sku_id FROM campaign_sku WHERE campaign_id = %s AND sku_id IN %s ORDER BY sku_id FOR UPDATE"""
+SELECT sku_id, pay_within_s FROM campaign_sku WHERE campaign_id = %s AND sku_id IN %s ORDER BY sku_id FOR UPDATE"""
 
 _KNOWN_ORDERS: Final = """
 SELECT order_id, fingerprint, sku_id, quantity FROM orders WHERE order_id IN %s AND nonce <> %s"""
 
 # The index is named, for statistics of a table that grew in a minute may make the server read all of it.
-_LEDGER_OF: Final = """
-SELECT order_id, sku_id, hold_no, outbox_id, outbox_index, nonce FROM stock_ledger FORCE INDEX (deduction)
-WHERE order_id IN %s AND kind = %s"""
+_KNOWN_DEDUCTIONS: Final = """
+SELECT order_id, sku_id, hold_no, outbox_id, outbox_index FROM stock_ledger FORCE INDEX (deduction)
+WHERE order_id IN %s AND kind = %s AND nonce <> %s"""
+
+# Ids are given out in sequence, so what this transaction has written stands close together at the ledger's end.
+_COUNT_OWN: Final = """
+SELECT COUNT(*) FROM
+ (SELECT order_id, nonce FROM stock_ledger FORCE INDEX (PRIMARY) WHERE id >= %s ORDER BY id LIMIT %s) AS l
+ STRAIGHT_JOIN orders AS o FORCE INDEX (PRIMARY) ON o.order_id = l.order_id
+WHERE l.nonce = %s AND o.nonce = %s"""
 
 _MOVE: Final = """
 UPDATE campaign_sku SET sold = sold + %s, version = version + 1 WHERE campaign_id = %s AND sku_id IN %s"""
 
-_CONFIRMED: Final = "confirmed"
 _TAKE: Final = "take"
 _FIRST_VERSION: Final = 1
+_MS_PER_S: Final = 1_000
 
 
-async def store(pool: Pool, items: Sequence[Item], *, now_ms: int) -> Outcome:
-    """Store a batch; returns what became of each record.
+@dataclass(slots=True)
+class Prepared:
+    """The statements that store a batch, made before its transaction begins, for one attempt.
 
-    Raises:
-        BackendError: transient; the batch may or may not have been stored, and must be stored again.
-        DataRefusedError: MySQL refused something in it; nothing was stored.
+    Attributes:
+        items: the batch.
+        unlike: of these, those that speak of an order of the batch with another payload than its first.
+        if_all_new: what becomes of the others, and by how much the counters move, if nobody else has written any.
+        nonce: of the transaction.
+        now_ms: when the orders are confirmed, Unix milliseconds.
+        pay_within_s: what was known of the counters when the statements were made.
+        orders: insert the orders.
+        ledger: insert the ledger's rows.
+        deductions: the number of these rows.
+        used: whether the nonce has been in use: another attempt must have another.
     """
-    outcome = Outcome()
-    if not items:
+
+    items: Sequence[Item]
+    unlike: Sequence[Dead]
+    if_all_new: tuple[Outcome, Mapping[Counted, int]]
+    nonce: bytes
+    now_ms: int
+    pay_within_s: Mapping[Counted, int]
+    orders: Sequence[bytes]
+    ledger: Sequence[bytes]
+    deductions: int
+    used: bool = False
+
+    def fits(self, items: Sequence[Item], pay_within_s: Mapping[Counted, int], now_ms: int) -> bool:
+        """Tell whether it may be used for these items, with the counters as they have been locked now."""
+        return (
+            not self.used
+            and self.items is items
+            and 0 <= now_ms - self.now_ms <= PREPARED_AGE_MAX_MS
+            and all(self.pay_within_s[counted] == seconds for counted, seconds in pay_within_s.items())
+        )
+
+
+class OrderStore:
+    """Stores batches of accepted orders.
+
+    Args:
+        pool: the database fg_orders.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._pay_within_s: dict[Counted, int] = {}
+
+    async def prepare(self, items: Sequence[Item], *, now_ms: int) -> Prepared | None:
+        """Make the statements for a batch, with what is known of its counters; None if not enough is known.
+
+        Leaves room for other tasks in between.
+        """
+        counted = {item.counted for item in items}
+        if not items or not counted <= self._pay_within_s.keys():
+            return None
+        return await self._make(items, {key: self._pay_within_s[key] for key in counted}, now_ms)
+
+    async def store(self, items: Sequence[Item], *, now_ms: int, prepared: Prepared | None = None) -> Outcome:
+        """Store a batch; returns what became of each record.
+
+        Args:
+            items: the batch.
+            now_ms: Unix milliseconds.
+            prepared: the statements for exactly these items, if there are any; used where they still fit.
+
+        Raises:
+            BackendError: transient; the batch may or may not have been stored, and must be stored again.
+            DataRefusedError: MySQL refused something in it; nothing was stored.
+        """
+        outcome = Outcome()
+        if not items:
+            return outcome
+        async with transaction(self._pool) as cursor:
+            await cursor.execute(_LIMIT_IDLE, (IDLE_IN_TRANSACTION_S,))
+            pay_within_s = await _lock_counters(cursor, batch.counters(items))
+            self._remember(pay_within_s)
+            kept, outcome.dead = batch.split_unknown(items, pay_within_s)
+            if kept:
+                if prepared is None or outcome.dead or not prepared.fits(items, pay_within_s, now_ms):
+                    prepared = await self._make(kept, pay_within_s, now_ms)
+                prepared.used = True
+                outcome.add(await self._write(cursor, prepared))
+            failpoints.reach("consumer.before_mysql_commit")
+            # The connection goes back to its pool, where it may rest as long as the server's own setting allows.
+            await cursor.execute(_UNLIMIT_IDLE)
         return outcome
-    nonce = secrets.token_bytes(NONCE_BYTES)
-    async with transaction(pool) as cursor:
-        known = await _lock_counters(cursor, batch.counters(items))
-        items, dead = batch.split_unknown(items, known)
-        outcome.dead += dead
-        if items:
-            stored = await _insert_orders(cursor, batch.order_rows(items), nonce, now_ms)
-            items, dead = batch.split_other_payload(items, stored)
-            outcome.dead += dead
-        if items:
-            ledger = await _insert_ledger(cursor, batch.ledger_rows(items), nonce, now_ms)
-            judged, moves = batch.judge(items, ledger, nonce)
-            outcome.add(judged)
-            for (campaign_id, delta), sku_ids in batch.same_moves(moves):
-                await cursor.execute(_MOVE, (delta, campaign_id, sku_ids))
-    return outcome
+
+    async def _write(self, cursor: Any, prepared: Prepared) -> Outcome:  # noqa: ANN401 -- aiomysql has no types
+        """Insert what is missing, and move the counters by what is new; the counters are locked."""
+        await _execute(cursor, prepared.orders)
+        await cursor.execute("SAVEPOINT before_ledger")
+        first_id = await _execute(cursor, prepared.ledger)
+        dead, (judged, moves) = prepared.unlike, prepared.if_all_new
+        if not await _is_all_new(cursor, prepared, first_id):
+            await cursor.execute("ROLLBACK TO SAVEPOINT before_ledger")
+            items, dead, known = await self._write_ledger(cursor, prepared)
+            judged, moves = batch.judge(items, known)
+        for (campaign_id, delta), sku_ids in batch.same_moves(moves):
+            await cursor.execute(_MOVE, (delta, campaign_id, sku_ids))
+        returns = [_return_row(item, prepared.now_ms) for item in batch.returns(judged.second)]
+        await insert_many(cursor, _INSERT_RETURNS, returns)
+        outcome = Outcome(dead=list(dead))
+        outcome.add(judged)
+        return outcome
+
+    async def _write_ledger(
+        self,
+        cursor: Any,  # noqa: ANN401
+        prepared: Prepared,
+    ) -> tuple[Sequence[Item], Sequence[Dead], Mapping[Deduction, Origin]]:
+        """Write the ledger of a batch of which something was known: only for orders whose payload is the same.
+
+        Returns:
+            items of which the ledger now has a row, dead ones, and the deductions that others had written.
+        """
+        nonce = prepared.nonce
+        await cursor.execute(_KNOWN_ORDERS, (sorted({item.event.order_id for item in prepared.items}), nonce))
+        stored = {row[0]: Payload(*row[1:]) for row in await cursor.fetchall()}
+        items, dead = batch.split_other_payload(prepared.items, stored)
+        rows = batch.ledger_rows(items)
+        if not rows:
+            return items, dead, {}
+        await _execute(cursor, await self._ledger_statements(rows, nonce, prepared.now_ms, Escapes()))
+        await cursor.execute(_KNOWN_DEDUCTIONS, (sorted({item.event.order_id for item in rows}), _TAKE, nonce))
+        return items, dead, {Deduction(*row[:3]): Origin(*row[3:]) for row in await cursor.fetchall()}
+
+    async def _make(self, items: Sequence[Item], pay_within_s: Mapping[Counted, int], now_ms: int) -> Prepared:
+        nonce, escapes = secrets.token_bytes(NONCE_BYTES), Escapes()
+        orders = InsertStatements(INSERT_ORDERS, self._pool.statement_bytes_max, escapes)
+        rows = batch.order_rows(items)
+        async for some in _slices(rows):
+            orders.add([order_row(item, nonce, now_ms, pay_within_s[item.counted]) for item in some])
+        alike, unlike = (items, []) if len(rows) == len(items) else batch.split_other_payload(items, {})
+        rows = batch.ledger_rows(alike)
+        ledger = await self._ledger_statements(rows, nonce, now_ms, escapes)
+        return Prepared(
+            items=items,
+            unlike=unlike,
+            if_all_new=batch.judge(alike, {}),
+            nonce=nonce,
+            now_ms=now_ms,
+            pay_within_s=pay_within_s,
+            orders=orders.statements(),
+            ledger=ledger,
+            deductions=len(rows),
+        )
+
+    async def _ledger_statements(
+        self, rows: Sequence[Item], nonce: bytes, now_ms: int, escapes: Escapes
+    ) -> Sequence[bytes]:
+        ledger = InsertStatements(INSERT_LEDGER, self._pool.statement_bytes_max, escapes)
+        async for some in _slices(rows):
+            ledger.add([ledger_row(item, nonce, now_ms) for item in some])
+        return ledger.statements()
+
+    def _remember(self, pay_within_s: Mapping[Counted, int]) -> None:
+        if len(self._pay_within_s) > COUNTERS_REMEMBERED_MAX:
+            self._pay_within_s.clear()
+        self._pay_within_s.update(pay_within_s)
 
 
-async def _lock_counters(cursor: Any, counters: Mapping[str, Sequence[str]]) -> set[Counted]:  # noqa: ANN401
-    """Lock the counters (campaign id → SKU ids, all in order) and return those that exist."""
-    known: set[Counted] = set()
+async def _lock_counters(cursor: Any, counters: Mapping[str, Sequence[str]]) -> dict[Counted, int]:  # noqa: ANN401
+    """Lock the counters (campaign id → SKU ids, all in order); returns those that exist → seconds to pay within."""
+    known: dict[Counted, int] = {}
     for campaign_id, sku_ids in counters.items():
         await cursor.execute(_LOCK, (campaign_id, sku_ids))
-        known.update(Counted(campaign_id, sku_id) for (sku_id,) in await cursor.fetchall())
+        known.update({Counted(campaign_id, sku_id): seconds for sku_id, seconds in await cursor.fetchall()})
     return known
 
 
-async def _insert_orders(cursor: Any, rows: Sequence[Item], nonce: bytes, now_ms: int) -> dict[str, Payload]:  # noqa: ANN401
-    """Insert orders where they are missing; returns what MySQL now holds for each."""
-    await insert_many(cursor, _INSERT_ORDERS, [_order_row(item, nonce, now_ms) for item in rows])
-    stored = {item.event.order_id: item.payload for item in rows}
-    await cursor.execute(_KNOWN_ORDERS, (list(stored), nonce))
-    stored.update({row[0]: Payload(*row[1:]) for row in await cursor.fetchall()})
-    return stored
+async def _execute(cursor: Any, statements: Sequence[bytes]) -> int:  # noqa: ANN401
+    """Execute statements; returns the first id that the first of them has given out, 0 if it has given out none."""
+    first_id = 0
+    for number, statement in enumerate(statements):
+        await cursor.execute(statement)
+        if number == 0:
+            first_id = int(cursor.lastrowid or 0)
+    return first_id
 
 
-async def _insert_ledger(
-    cursor: Any,  # noqa: ANN401
-    rows: Sequence[Item],
-    nonce: bytes,
-    now_ms: int,
-) -> dict[Deduction, LedgerRow]:
-    """Insert ledger rows where they are missing; returns what the ledger now holds for these orders."""
-    await insert_many(cursor, _INSERT_LEDGER, [_ledger_row(item, nonce, now_ms) for item in rows])
-    await cursor.execute(_LEDGER_OF, (sorted({item.event.order_id for item in rows}), _TAKE))
-    return {Deduction(*row[:3]): LedgerRow(*row[3:]) for row in await cursor.fetchall()}
+async def _is_all_new(cursor: Any, prepared: Prepared, first_id: int) -> bool:  # noqa: ANN401
+    """Tell whether every deduction of the batch has a ledger row of this transaction, for an order of this transaction.
+
+    That is so for nearly every batch, and reading back one number is quicker than reading what others may have written.
+    """
+    if first_id == 0:
+        return False
+    rows_max = LEDGER_ROWS_LOOKED_AT * prepared.deductions
+    await cursor.execute(_COUNT_OWN, (first_id, rows_max, prepared.nonce, prepared.nonce))
+    (count,) = await cursor.fetchone()
+    return bool(count == prepared.deductions)
 
 
-def _order_row(item: Item, nonce: bytes, now_ms: int) -> tuple[object, ...]:
+async def _slices(items: Sequence[Item]) -> AsyncIterator[Sequence[Item]]:
+    """Yield the items a few at a time, and let other tasks run in between."""
+    for start in range(0, len(items), SLICE_ROWS):
+        yield items[start : start + SLICE_ROWS]
+        await asyncio.sleep(0)
+
+
+def order_row(item: Item, nonce: bytes, now_ms: int, pay_within_s: int) -> Row:
+    """Return the values that INSERT_ORDERS takes."""
     event = item.event
     return (
         event.order_id,
@@ -118,7 +301,7 @@ def _order_row(item: Item, nonce: bytes, now_ms: int) -> tuple[object, ...]:
         event.quantity,
         event.unit_price_cents,
         event.fingerprint,
-        _CONFIRMED,
+        str(OrderStatus.CONFIRMED),
         _FIRST_VERSION,
         event.hold_no,
         event.outbox_id,
@@ -126,10 +309,12 @@ def _order_row(item: Item, nonce: bytes, now_ms: int) -> tuple[object, ...]:
         nonce,
         event.accepted_at_ms,
         now_ms,
+        now_ms + pay_within_s * _MS_PER_S,
     )
 
 
-def _ledger_row(item: Item, nonce: bytes, now_ms: int) -> tuple[object, ...]:
+def ledger_row(item: Item, nonce: bytes, now_ms: int) -> Row:
+    """Return the values that INSERT_LEDGER takes."""
     event = item.event
     return (
         event.order_id,
@@ -141,5 +326,20 @@ def _ledger_row(item: Item, nonce: bytes, now_ms: int) -> tuple[object, ...]:
         event.outbox_id,
         event.outbox_index,
         nonce,
+        now_ms,
+    )
+
+
+def _return_row(item: Item, now_ms: int) -> Row:
+    event = item.event
+    return (
+        event.order_id,
+        event.hold_no,
+        str(item.origin),
+        event.campaign_id,
+        event.sku_id,
+        event.user_id,
+        event.quantity,
+        now_ms,
         now_ms,
     )

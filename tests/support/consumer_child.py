@@ -1,6 +1,7 @@
-"""The writer in a process of its own that kills itself at a fail point.
+"""The writer in a process of its own that kills or stops itself at a fail point.
 
-Usage: python -m tests.support.consumer_child TOPIC FAIL_POINT, with the settings in the environment.
+Usage: python -m tests.support.consumer_child TOPIC FAIL_POINT kill|stop, with the settings in the environment. One that
+has stopped itself goes on at SIGCONT, and does not stop again.
 """
 
 import os
@@ -15,14 +16,18 @@ from tests import switches
 
 def main() -> None:
     """Run until the fail point is reached."""
-    topic, fail_point = sys.argv[1:]
+    topic, fail_point, what = sys.argv[1:]
+    signals = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+    reached = False
     switches.apply_from_environment()
 
-    def kill_at(name: str) -> None:
-        if name == fail_point:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def end_at(name: str) -> None:
+        nonlocal reached
+        if name == fail_point and not reached:
+            reached = True
+            os.kill(os.getpid(), signals[what])
 
-    failpoints.hook = kill_at
+    failpoints.hook = end_at
     main_orders(load_settings(env=os.environ), topic=topic)
 
 

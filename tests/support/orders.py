@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from adapters import kafka
 from adapters.catalog import register_campaign
 from adapters.mysql import Pool, query
+from consumers.app import orders_group
 from consumers.dead_letters import DeadLetters
 from consumers.orders import OrderWriter
 from domain.campaign import Campaign
@@ -65,10 +66,12 @@ class Sale:
         pool: Pool | None = None,
         group: str | None = None,
         batch_max: int = 1_000,
+        batch_min: int = 100,
         dead_letters_bootstrap: str | None = None,
+        poll_interval_max_ms: int = kafka.POLL_INTERVAL_MAX_MS,
     ) -> OrderWriter:
         """Return a writer for this sale."""
-        consumer = msgspec.structs.replace(self.settings.consumer, batch_max=batch_max)
+        consumer = msgspec.structs.replace(self.settings.consumer, batch_max=batch_max, batch_min=batch_min)
         settings = msgspec.structs.replace(self.settings, consumer=consumer)
 
         for_dead = msgspec.structs.replace(
@@ -82,6 +85,7 @@ class Sale:
                 [self.topic],
                 group=group or f"{settings.consumer.group}.orders",
                 session_timeout_ms=settings.consumer.session_timeout_ms,
+                poll_interval_max_ms=poll_interval_max_ms,
             )
 
         return OrderWriter(
@@ -119,6 +123,17 @@ class Sale:
         finally:
             await consumer.stop()
 
+    async def members(self) -> int:
+        """Return how many members the group has."""
+        admin = kafka.Admin(self.settings.kafka)
+        await admin.start()
+        try:
+            (answer,) = await admin.client.describe_consumer_groups([orders_group(self.settings)])
+        finally:
+            await admin.stop()
+        (group,) = answer.to_object()["groups"]
+        return len(group["members"])
+
     async def dead_letters(self) -> list[Any]:
         """Return all records of the dead-letter topic."""
         topic = dead_topic(self.topic)
@@ -140,8 +155,8 @@ class Sale:
         finally:
             await consumer.stop()
 
-    async def spawn(self, fail_point: str) -> asyncio.subprocess.Process:
-        """Start a writer in a process of its own that kills itself at the fail point."""
+    async def spawn(self, fail_point: str, *, what: str = "kill") -> asyncio.subprocess.Process:
+        """Start a writer in a process of its own that kills itself at a fail point, or stops itself ("stop")."""
         settings = self.settings
         env = {
             "FLASHGATE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
@@ -157,6 +172,7 @@ class Sale:
             "tests.support.consumer_child",
             self.topic,
             fail_point,
+            what,
             cwd=ROOT,
             env={**inherited, **env},
             stdin=subprocess.DEVNULL,

@@ -6,13 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers import batch
-from consumers.batch import Counted, Deduction, Item, LedgerRow, Payload, Reason
+from consumers.batch import Counted, Deduction, Item, Origin, Payload, Reason
 from domain.events import OrderAccepted, encode_order_accepted
 from tests.support.events import event
 from tests.support.records import Plain
-
-MINE = b"m" * 16
-OTHERS = b"o" * 16
 
 
 def item(one: OrderAccepted, *, offset: int = 0) -> Item:
@@ -20,10 +17,9 @@ def item(one: OrderAccepted, *, offset: int = 0) -> Item:
     return Item(Plain(offset=offset), one)
 
 
-def written(one: OrderAccepted, nonce: bytes) -> dict[Deduction, LedgerRow]:
-    """Return the ledger after a transaction with this nonce has written the event."""
-    row = LedgerRow(one.outbox_id, one.outbox_index, nonce)
-    return {Deduction(one.order_id, one.sku_id, one.hold_no): row}
+def known_from(*events: OrderAccepted) -> dict[Deduction, Origin]:
+    """Return what the ledger says of these events when another transaction has written their rows."""
+    return {item(one).deduction: item(one).origin for one in events}
 
 
 def test_poison_is_told_from_events() -> None:
@@ -79,50 +75,70 @@ def test_other_payload_is_dead(stored: Payload) -> None:
     assert [one.reason for one in dead] == [Reason.OTHER_PAYLOAD]
 
 
+def test_of_a_batch_the_first_payload_counts() -> None:
+    """An order that comes twice in a batch, with two payloads, is what its first record says."""
+    first, other = item(event(1)), item(event(1, quantity=2), offset=1)
+    kept, dead = batch.split_other_payload([first, other, first], {})
+    assert kept == [first, first]
+    assert [(one.record.offset, one.reason) for one in dead] == [(1, Reason.OTHER_PAYLOAD)]
+
+
 def test_own_row_is_new_and_moves_its_counter() -> None:
-    """A row that bears this transaction's nonce moves the counter by its quantity."""
-    one = event(1, quantity=3)
-    outcome, moves = batch.judge([item(one)], written(one, MINE), MINE)
-    assert (outcome.new, outcome.duplicates, outcome.dead) == (1, 0, [])
+    """A row that no other transaction has written moves the counter by its quantity."""
+    outcome, moves = batch.judge([item(event(1, quantity=3))], {})
+    assert (outcome.new, outcome.duplicates, outcome.second, outcome.dead) == (1, 0, [], [])
     assert moves == {Counted("c-1", "box-1"): 3}
 
 
 def test_row_of_another_transaction_moves_nothing() -> None:
-    """A row that bears another nonce, from the same origin, is a duplicate."""
-    one = event(1)
-    outcome, moves = batch.judge([item(one)], written(one, OTHERS), MINE)
-    assert (outcome.new, outcome.duplicates, outcome.dead, moves) == (0, 1, [], {})
+    """A row that another transaction has written, from the same origin, is a duplicate."""
+    outcome, moves = batch.judge([item(event(1))], known_from(event(1)))
+    assert (outcome.new, outcome.duplicates, outcome.second, outcome.dead, moves) == (0, 1, [], [], {})
 
 
 def test_duplicate_within_a_batch_moves_once() -> None:
     """The same event twice in a batch is one new row and one duplicate."""
     one = event(1)
-    outcome, moves = batch.judge([item(one), item(one, offset=1)], written(one, MINE), MINE)
+    outcome, moves = batch.judge([item(one), item(one, offset=1)], {})
     assert (outcome.new, outcome.duplicates) == (1, 1)
     assert moves == {Counted("c-1", "box-1"): 1}
 
 
-@pytest.mark.parametrize("nonce", [MINE, OTHERS])
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("change", [{"outbox_id": "9-9"}, {"outbox_index": 77}])
-def test_other_origin_is_a_second_deduction(nonce: bytes, change: dict[str, object]) -> None:
-    """A deduction that is known from another origin is dead and moves nothing, also within a batch."""
+def test_other_origin_is_a_second_deduction(*, known: bool, change: dict[str, object]) -> None:
+    """A deduction that is known from another origin moves nothing and is to be given back, also within a batch."""
     one = event(1)
-    other = msgspec.structs.replace(one, **change)
-    outcome, moves = batch.judge([item(one), item(other, offset=1)], written(one, nonce), MINE)
-    assert [(dead.record.offset, dead.reason) for dead in outcome.dead] == [(1, Reason.SECOND_DEDUCTION)]
-    assert sum(moves.values()) == (1 if nonce == MINE else 0)
+    other = item(msgspec.structs.replace(one, **change), offset=1)
+    outcome, moves = batch.judge([item(one), other], known_from(one) if known else {})
+    assert (outcome.second, outcome.dead) == ([other], [])
+    assert sum(moves.values()) == (0 if known else 1)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("remade_first", [False, True])
+def test_an_event_made_anew_is_a_duplicate(*, known: bool, remade_first: bool) -> None:
+    """An event without an origin is no second deduction, whether it or the original one comes first."""
+    original, remade = event(1), msgspec.structs.replace(event(1), outbox_id="0-0", outbox_index=0)
+    first, second = (remade, original) if remade_first else (original, remade)
+    outcome, _ = batch.judge([item(first), item(second)], known_from(first) if known else {})
+    assert (outcome.second, outcome.dead) == ([], [])
+    assert (outcome.new, outcome.duplicates) == ((0, 2) if known else (1, 1))
+
+
+def test_second_deductions_are_given_back_once_each() -> None:
+    """Of each origin of an order's hold there is one return, in the order in which everyone writes them."""
+    late = msgspec.structs.replace(event(1), outbox_id="9-9")
+    later = msgspec.structs.replace(event(1), outbox_id="9-9", outbox_index=77)
+    items = [item(one) for one in (later, late, event(2), later)]
+    found = [(one.event.order_id, str(one.origin)) for one in batch.returns(items)]
+    assert found == sorted({(one.event.order_id, str(one.origin)) for one in items})
 
 
 def test_counters_that_move_alike_share_a_statement() -> None:
     """Counters of a campaign are grouped by how far they move, sorted."""
     moves = {Counted("c-2", "x"): 1, Counted("c-1", "b"): 1, Counted("c-1", "a"): 1, Counted("c-1", "c"): 5}
     assert batch.same_moves(moves) == [(("c-1", 1), ["a", "b"]), (("c-1", 5), ["c"]), (("c-2", 1), ["x"])]
-
-
-def test_next_offsets_are_one_past_the_last() -> None:
-    """Each partition goes on after its last record, whatever order they came in."""
-    records = [Plain(partition=0, offset=7), Plain(partition=1, offset=3), Plain(partition=0, offset=5)]
-    assert batch.next_offsets(records) == {("orders.accepted", 0): 8, ("orders.accepted", 1): 4}
 
 
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=40))
@@ -141,16 +157,14 @@ def test_every_record_is_counted_once_and_counters_equal_new_rows(
     plan: list[tuple[int, bool, int]],
     known: set[int],
 ) -> None:
-    """New + duplicates + dead is the batch, and the counters move by exactly the rows that bear the nonce."""
+    """New + duplicates + second + dead is the batch, and the counters move by exactly the rows that are new."""
     events = [
         msgspec.structs.replace(event(number), outbox_id="9-9" if forged else "1-1", hold_no=hold)
         for number, forged, hold in plan
     ]
     items = [item(one, offset=offset) for offset, one in enumerate(events)]
-    ledger: dict[Deduction, LedgerRow] = {}
-    for one in batch.ledger_rows(items):
-        number = int(one.event.user_id.removeprefix("buyer-"))
-        ledger.update(written(one.event, OTHERS if number in known else MINE))
-    outcome, moves = batch.judge(items, ledger, MINE)
-    assert outcome.new + outcome.duplicates + len(outcome.dead) == len(items)
-    assert sum(moves.values()) == sum(1 for row in ledger.values() if row.nonce == MINE)
+    firsts = batch.ledger_rows(items)
+    others = [one.event for one in firsts if int(one.event.user_id.removeprefix("buyer-")) in known]
+    outcome, moves = batch.judge(items, known_from(*others))
+    assert outcome.new + outcome.duplicates + len(outcome.second) + len(outcome.dead) == len(items)
+    assert sum(moves.values()) == outcome.new == len(firsts) - len(others)
