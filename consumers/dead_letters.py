@@ -4,15 +4,11 @@ A dead letter has the key, value and headers of its record, untouched, and these
 `consumers.batch.Reason`), `error` (text), `topic`, `partition`, `offset`, and `failed_at` (Unix milliseconds).
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from aiokafka.errors import KafkaError
-
-from adapters.kafka import start_bounded, stop_bounded
+from adapters.kafka_sender import KafkaSender, Outgoing
 from consumers.batch import Dead
-from domain.errors import BackendError
 
 ERROR_TEXT_MAX: Final = 500
 
@@ -21,8 +17,7 @@ class DeadLetters:
     """Writes to one dead-letter topic.
 
     Args:
-        make_producer: returns a producer that is not started. It is called at the first dead letter, and again after
-            a failure: a producer that failed may never recover.
+        make_producer: returns a producer that is not started, see `KafkaSender`.
         topic: the dead-letter topic.
         timeout_s: for a start, and for a send.
         now_ms: the clock.
@@ -36,11 +31,9 @@ class DeadLetters:
         timeout_s: float,
         now_ms: Callable[[], int],
     ) -> None:
-        self._make_producer = make_producer
+        self._sender = KafkaSender(make_producer, timeout_s=timeout_s)
         self._topic = topic
-        self._timeout_s = timeout_s
         self._now_ms = now_ms
-        self._producer: Any = None
 
     async def send(self, dead: Sequence[Dead]) -> None:
         """Send dead letters and wait until all in-sync replicas have them.
@@ -49,31 +42,13 @@ class DeadLetters:
             BackendError: not all are known to have arrived; sending them again doubles those that have, which is
                 harmless.
         """
-        if not dead:
-            return
-        if self._producer is None:
-            producer = self._make_producer()
-            await start_bounded(producer, timeout_s=self._timeout_s)
-            self._producer = producer
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                sent = [await self._send(one) for one in dead]
-                await asyncio.gather(*sent)
-        except BaseException as error:
-            await self.close()
-            if isinstance(error, KafkaError | OSError):
-                text = f"dead letters cannot be written to {self._topic}: {type(error).__name__}: {error}"
-                raise BackendError(text) from error
-            raise
+        await self._sender.send([self._letter(one) for one in dead])
 
     async def close(self) -> None:
         """Stop the producer, if there is one."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await stop_bounded(producer)
+        await self._sender.close()
 
-    async def _send(self, dead: Dead) -> asyncio.Future[Any]:
-        """Hand a dead letter to the producer; the future is done when all in-sync replicas have it."""
+    def _letter(self, dead: Dead) -> Outgoing:
         record = dead.record
         facts = {
             "reason": str(dead.reason),
@@ -83,11 +58,5 @@ class DeadLetters:
             "offset": str(record.offset),
             "failed_at": str(self._now_ms()),
         }
-        headers = [*record.headers, *((name, text.encode()) for name, text in facts.items())]
-        sent: asyncio.Future[Any] = await self._producer.send(
-            self._topic,
-            value=record.value,
-            key=record.key,
-            headers=headers,
-        )
-        return sent
+        headers = (*record.headers, *((name, text.encode()) for name, text in facts.items()))
+        return Outgoing(self._topic, record.key, record.value, headers)

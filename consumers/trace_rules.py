@@ -1,0 +1,390 @@
+"""What the stores know of one order, put into words: hop by hop, and in one sentence. Decided without I/O.
+
+Times are Unix milliseconds.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from consumers.dead_letter_rules import iso
+from domain.order_state import ACTIVE, HOLDING, OrderStatus, PaymentStatus
+from domain.outbox import START, parse_outbox_id
+
+HELD_WORDS: Final = {0: "released", 1: "held", 2: "paid"}
+"""State of an attempt in a buyer's record → what it is called."""
+HOPS: Final = ("redis", "outbox", "kafka", "dead letter", "mysql", "ledger", "change", "payment", "return")
+"""In the order in which an order comes by."""
+
+
+class EventFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An order as its event, or its row, tells of it."""
+
+    user_id: str
+    sku_id: str
+    quantity: int
+    hold_no: int
+    accepted_at_ms: int
+    outbox_id: str
+    """`0-0`: made anew, because its outbox entry was lost."""
+    outbox_index: int
+
+
+class RedisFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The order in its buyer's record."""
+
+    user_id: str
+    sku_id: str
+    quantity: int
+    hold_no: int
+    state: str
+    """`held`, `paid` or `released`."""
+    gate_open: bool
+    """False: Redis was restarted, and recovery has not looked yet what it has lost."""
+
+
+class OutboxFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The order in the outbox of its campaign."""
+
+    outbox_id: str
+    outbox_index: int
+    checkpoint: str
+    """All entries up to it are in Kafka."""
+    waiting: bool
+    """The entry is still there."""
+    relayed: bool
+    """The checkpoint has passed it."""
+
+
+class KafkaFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of the order among the accepted orders."""
+
+    partition: int
+    offset: int
+    at_ms: int
+    outbox_id: str
+    outbox_index: int
+    consumed: bool | None
+    """Whether the consumers have committed it; None: not known."""
+
+
+class LetterFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter of the order."""
+
+    id: str
+    at_ms: int
+    reason: str
+    error: str
+    action: str
+    """`replayed` or `dropped`; empty: it is open."""
+    action_at_ms: int | None
+
+
+class RowFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The order's row in MySQL."""
+
+    status: str
+    version: int
+    campaign_id: str
+    sku_id: str
+    user_id: str
+    quantity: int
+    unit_price_cents: int
+    hold_no: int
+    outbox_id: str
+    outbox_index: int
+    accepted_at_ms: int
+    confirmed_at_ms: int
+    pay_by_ms: int | None
+
+
+class LedgerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the stock ledger."""
+
+    hold_no: int
+    kind: str
+    sku_id: str
+    quantity: int
+    outbox_id: str
+    outbox_index: int
+    at_ms: int
+
+
+class ChangeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A state that the order came to after it was confirmed."""
+
+    version: int
+    status: str
+    reason: str
+    at_ms: int
+    published: bool
+
+
+class PaymentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment for the order."""
+
+    payment_id: str
+    attempt_no: int
+    amount_cents: int
+    status: str
+    hold_no: int
+    created_at_ms: int
+    updated_at_ms: int
+    next_at_ms: int
+    attempts: int
+    error: str
+
+
+class ReturnFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Units that Redis had, or has, to get back."""
+
+    hold_no: int
+    origin: str
+    """Empty: the release of a hold. Else the outbox entry and place of a second deduction."""
+    quantity: int
+    created_at_ms: int
+    attempts: int
+    error: str
+    done_at_ms: int | None
+
+
+class Story(msgspec.Struct, kw_only=True):
+    """All that was found out about an order."""
+
+    order_id: str
+    now_ms: int
+    event: EventFacts | None = None
+    """From wherever it was found first."""
+    redis: RedisFacts | None = None
+    outbox: OutboxFacts | None = None
+    kafka: list[KafkaFacts] = []
+    dead_letters: list[LetterFacts] = []
+    mysql: RowFacts | None = None
+    ledger: list[LedgerFacts] = []
+    changes: list[ChangeFacts] = []
+    payments: list[PaymentFacts] = []
+    returns: list[ReturnFacts] = []
+    away: dict[str, str] = {}
+    """Store → why it could not be asked."""
+    notes: list[str] = []
+    """What could not be found out, and why."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any store knows the order."""
+        return any((self.redis, self.kafka, self.dead_letters, self.mysql, self.ledger, self.event))
+
+
+class Line(NamedTuple):
+    """One thing that happened, or that is so now."""
+
+    at_ms: int | None
+    """None: it is not known when."""
+    hop: str
+    text: str
+
+
+def timeline(story: Story) -> list[Line]:
+    """Return what happened, the oldest first; what happened at the same time, in the order of the hops."""
+    lines = [
+        *_accepted(story),
+        *_to_kafka(story),
+        *_letters(story.dead_letters),
+        *_in_mysql(story),
+        *_payments(story.payments),
+        *_returns(story.returns),
+    ]
+    undated = [line for line in lines if line.at_ms is None]
+    dated = [line for line in lines if line.at_ms is not None]
+    return sorted(dated, key=lambda line: (line.at_ms, HOPS.index(line.hop))) + undated
+
+
+def line_text(line: Line) -> str:
+    """Return a line as it is printed."""
+    return f"{iso(line.at_ms) if line.at_ms is not None else 'now':<24}  {line.hop:<11}  {line.text}"
+
+
+def as_json(story: Story) -> dict[str, Any]:
+    """Return what `trace --json` prints."""
+    found = msgspec.to_builtins(story)
+    lines = [{"at_ms": line.at_ms, "hop": line.hop, "text": line.text} for line in timeline(story)]
+    return {**found, "timeline": lines, "summary": summary(story)}
+
+
+# -- hop by hop ----------------------------------------------------------------------------------------------------
+
+
+def _accepted(story: Story) -> Iterator[Line]:
+    event, redis, outbox = story.event, story.redis, story.outbox
+    if event is not None:
+        yield Line(
+            event.accepted_at_ms,
+            "redis",
+            f"accepted: {event.quantity} of {event.sku_id} for user {event.user_id}, hold {event.hold_no}",
+        )
+        if event.outbox_id == START:
+            yield Line(None, "outbox", "its entry was lost before it was relayed, and its event made anew")
+        else:
+            yield Line(
+                parse_outbox_id(event.outbox_id)[0],
+                "outbox",
+                f"entry {event.outbox_id}, place {event.outbox_index}",
+            )
+    if outbox is not None:
+        where = "is past it: it is in Kafka" if outbox.relayed else "has not come to it"
+        left = "still in the outbox" if outbox.waiting else "no longer in the outbox"
+        yield Line(None, "outbox", f"{left}; the relay's checkpoint {outbox.checkpoint} {where}")
+    if redis is not None:
+        closed = "" if redis.gate_open else "; Redis was restarted, and recovery has not compared it yet"
+        yield Line(
+            None,
+            "redis",
+            f"hold {redis.hold_no} is {redis.state} in the record of user {redis.user_id} "
+            f"({redis.quantity} of {redis.sku_id}){closed}",
+        )
+
+
+def _to_kafka(story: Story) -> Iterator[Line]:
+    said = {True: "consumed", False: "not consumed yet", None: "nobody can tell whether it is consumed"}
+    for one in story.kafka:
+        origin = "made anew" if one.outbox_id == START else f"from outbox entry {one.outbox_id}/{one.outbox_index}"
+        place = f"partition {one.partition}, offset {one.offset}"
+        yield Line(one.at_ms, "kafka", f"{place}, {origin}: {said[one.consumed]}")
+
+
+def _letters(letters: Sequence[LetterFacts]) -> Iterator[Line]:
+    for one in letters:
+        yield Line(one.at_ms, "dead letter", f"{one.id}: {one.reason}: {one.error}")
+        if one.action_at_ms is not None:
+            yield Line(one.action_at_ms, "dead letter", f"{one.id}: {one.action}")
+
+
+def _in_mysql(story: Story) -> Iterator[Line]:
+    row = story.mysql
+    if row is not None:
+        pay_by = "" if row.pay_by_ms is None else f", to be paid until {iso(row.pay_by_ms)}"
+        yield Line(row.confirmed_at_ms, "mysql", f"row written{pay_by}")
+        price = f"{row.quantity} of {row.sku_id} at {row.unit_price_cents / 100:.2f}"
+        yield Line(None, "mysql", f"{row.status}, version {row.version}, hold {row.hold_no}, {price}")
+    for one in story.ledger:
+        origin = "" if one.outbox_id == START else f", from outbox entry {one.outbox_id}/{one.outbox_index}"
+        yield Line(one.at_ms, "ledger", f"{one.kind} of {one.quantity} {one.sku_id}, hold {one.hold_no}{origin}")
+    for change in story.changes:
+        told = "published" if change.published else "not published yet"
+        yield Line(change.at_ms, "change", f"version {change.version}: {change.status} ({change.reason}), {told}")
+
+
+def _payments(payments: Sequence[PaymentFacts]) -> Iterator[Line]:
+    for one in payments:
+        name = f"{one.payment_id}, number {one.attempt_no}"
+        yield Line(one.created_at_ms, "payment", f"{name}: {one.amount_cents / 100:.2f} asked for")
+        tried = f", tried {one.attempts} times in vain: {one.error}" if one.attempts else ""
+        yield Line(one.updated_at_ms, "payment", f"{name}: {one.status}{tried}")
+
+
+def _returns(returns: Sequence[ReturnFacts]) -> Iterator[Line]:
+    for one in returns:
+        what = f"of hold {one.hold_no}" if not one.origin else f"of a second deduction, outbox entry {one.origin}"
+        tried = f", tried {one.attempts} times in vain: {one.error}" if one.attempts else ""
+        yield Line(one.created_at_ms, "return", f"{one.quantity} owed to Redis, {what}{tried}")
+        if one.done_at_ms is not None:
+            yield Line(one.done_at_ms, "return", f"{one.quantity} given back to Redis, {what}")
+
+
+# -- in one sentence -----------------------------------------------------------------------------------------------
+
+
+def summary(story: Story) -> str:
+    """Return where an order stands and what comes next, as far as the stores that answered tell."""
+    row = story.mysql
+    if "mysql" in story.away:
+        text = "MySQL cannot be asked, so nobody can tell where it stands"
+    elif row is None:
+        text = _before_row(story)
+    else:
+        text = _of_row(story, row)
+    return f"{text}{_contradiction(story)}."
+
+
+def _before_row(story: Story) -> str:
+    """Say where an order stands that has no row in MySQL."""
+    open_letters = [one for one in story.dead_letters if not one.action]
+    if open_letters:
+        last = open_letters[-1]
+        return (
+            f"set aside as dead letter {last.id} ({last.reason}); waits for a person: `./flashgate deadletter replay` "
+            "processes it again, `drop` gives it up"
+        )
+    unread = [one for one in story.kafka if one.consumed is False]
+    if unread:
+        return f"accepted; waits in Kafka, partition {unread[0].partition}, offset {unread[0].offset}, for the consumer"
+    if story.outbox is not None and story.outbox.waiting and not story.outbox.relayed:
+        return "accepted; waits in the outbox for the relay"
+    if "kafka" in story.away:
+        return "accepted, and not in MySQL; Kafka cannot be asked whether it is on its way"
+    if any(one.consumed is None for one in story.kafka):
+        return "accepted, and in Kafka; MySQL does not have it yet"
+    if story.redis is not None and story.redis.state == "released":
+        return "given back in Redis, and MySQL has nothing of it; `./flashgate reconcile` tells more"
+    return "accepted, and neither on its way nor in MySQL; `./flashgate reconcile` tells what can be done"
+
+
+def _of_row(story: Story, row: RowFacts) -> str:
+    """Say where an order stands by its row, and what it waits for."""
+    status = row.status
+    payment = story.payments[-1] if story.payments else None
+    if status == OrderStatus.CONFIRMED:
+        return _of_confirmed(story, row, payment)
+    if status == OrderStatus.PAID:
+        return "paid; its units are sold, and it waits for approval"
+    if status == OrderStatus.APPROVED:
+        return "approved; it waits for shipping"
+    if status == OrderStatus.SHIPPED:
+        return "shipped; nothing more is to come"
+    text = f"{status}{_because(story, row)}"
+    owed = [one for one in story.returns if one.done_at_ms is None]
+    if owed:
+        text += f"; a release is owed to Redis since {iso(owed[0].created_at_ms)}"
+        text += f" (tried {owed[0].attempts} times: {owed[0].error})" if owed[0].attempts else ""
+    elif story.returns:
+        text += f"; its units went back on sale {iso(max(one.done_at_ms or 0 for one in story.returns))}"
+    due = [one for one in story.payments if one.status in {PaymentStatus.REACQUIRING, PaymentStatus.REFUND_DUE}]
+    if due:
+        wants = "units are being looked for" if due[0].status == PaymentStatus.REACQUIRING else "its refund is due"
+        text += f"; payment {due[0].payment_id} was charged, and {wants} since {iso(due[0].updated_at_ms)}"
+    return text
+
+
+def _of_confirmed(story: Story, row: RowFacts, payment: PaymentFacts | None) -> str:
+    if row.pay_by_ms is None:
+        text = "confirmed; waits for payment, for ever"
+    elif story.now_ms < row.pay_by_ms:
+        text = f"confirmed; waits for payment until {iso(row.pay_by_ms)}, and expires then"
+    else:
+        text = f"confirmed; its time to pay ended {iso(row.pay_by_ms)}, and `./flashgate lifecycle` has to expire it"
+    if payment is not None and payment.status in ACTIVE:
+        text += f"; payment {payment.payment_id} is {payment.status}"
+    return text
+
+
+def _because(story: Story, row: RowFacts) -> str:
+    """Return the reason of the last change, if it is known."""
+    reasons = [one.reason for one in story.changes if one.version == row.version and one.reason]
+    return f" ({reasons[0]})" if reasons else ""
+
+
+def _contradiction(story: Story) -> str:
+    """Return what Redis and MySQL say against each other about the hold, if both were asked and nothing is owed."""
+    row, redis = story.mysql, story.redis
+    moving = any(one.done_at_ms is None for one in story.returns) or any(
+        one.status == PaymentStatus.REACQUIRING for one in story.payments
+    )
+    if row is None or "redis" in story.away or moving or (redis is not None and not redis.gate_open):
+        return ""
+    holds = row.status in HOLDING
+    if redis is None:
+        return "; Redis does not know it, `./flashgate reconcile` tells more" if holds else ""
+    if holds != (redis.state != "released") or (holds and redis.hold_no != row.hold_no):
+        return f"; Redis says that hold {redis.hold_no} is {redis.state}, `./flashgate reconcile` tells more"
+    return ""
