@@ -1,6 +1,6 @@
 """What the reconciler tells: numbers per SKU, totals per campaign, and what is at fault, as JSON and as a table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -9,11 +9,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from consumers.reconcile_explain import MISSING, advice, explain, hop_of
 from consumers.reconcile_rules import Fault, FaultKind, Verdict
+from consumers.repair_rules import Left, Repaired
 
 IDS_MAX: Final = 20
-"""Order ids listed per campaign and kind of fault."""
-IDS_EXPLAINED_MAX: Final = 3
+"""Order ids, or faults, listed per campaign and kind of fault."""
 SKUS_SHOWN_MAX: Final = 40
 """Rows of a campaign in the table; SKUs with drift come first, the JSON has all."""
 
@@ -32,16 +33,6 @@ _COLUMNS: Final = {
     "drift": "drift",
 }
 """Column of the table → what it shows."""
-
-_MISSING: Final = (FaultKind.MISSING, FaultKind.HALF)
-_SAID: Final = {
-    FaultKind.MISSING: "accepted, not on the way any more, and not in MySQL",
-    FaultKind.HALF: "in MySQL with an order row or a ledger row, not with both",
-    FaultKind.EXTRA: "in MySQL, and unknown to Redis and Kafka",
-    FaultKind.DEAD_LETTER: "accepted, set aside in the dead letters, and not in MySQL",
-    FaultKind.LOST: "accepted, and no buyer's record in Redis holds it: Redis would sell the units again",
-    FaultKind.RELEASE: "given back in Redis and not in the ledger, or the reverse",
-}
 
 
 class SkuReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +55,29 @@ class SkuReport(msgspec.Struct, frozen=True, kw_only=True):
     redis_lost: int
     releases: int
     second_deductions: int
+    pending_returns: int
     drift: int
+
+
+class FaultReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference between the stores: which order (empty: a counter), at which hop, what may be done about it."""
+
+    order_id: str
+    sku_id: str
+    kind: str
+    hop: str
+    repair: str
+
+
+class RepairReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One repair, or why it was not made."""
+
+    campaign_id: str
+    order_id: str
+    sku_id: str
+    kind: str
+    done: bool
+    text: str
 
 
 class CampaignReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,11 +93,17 @@ class CampaignReport(msgspec.Struct, frozen=True, kw_only=True):
     released: int
     """The other orders in MySQL."""
     in_flight: int
+    pending_returns: int
+    """Returns that MySQL owes to Redis: releases, and second deductions."""
+    by_status: dict[str, int]
+    """Order rows by status."""
     dead_letters: int
     drift: int
     skus: tuple[SkuReport, ...]
     missing_ids: tuple[str, ...]
     extra_ids: tuple[str, ...]
+    faults: tuple[FaultReport, ...]
+    """At most IDS_MAX of a kind."""
     explanations: tuple[str, ...]
 
 
@@ -95,31 +114,66 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     poison: int
     """Records in Kafka that are no events; they belong to no campaign that could be named."""
+    dead_letters_open: int = 0
+    """Dead letters of all campaigns that nobody has dealt with."""
     campaigns: tuple[CampaignReport, ...]
+    repairs: tuple[RepairReport, ...] = ()
 
 
-def build_report(verdicts: Iterable[Verdict], *, poison: int) -> Report:
-    """Return the report of these verdicts."""
+def build_report(verdicts: Iterable[Verdict], *, poison: int, dead_letters: int = 0) -> Report:
+    """Return the report of these verdicts.
+
+    Args:
+        verdicts: one a campaign.
+        poison: records in Kafka that are no events.
+        dead_letters: that nobody has dealt with.
+    """
     campaigns = tuple(_campaign(verdict) for verdict in sorted(verdicts, key=lambda verdict: verdict.campaign_id))
     return Report(
         drift=sum(campaign.drift for campaign in campaigns),
         in_flight=sum(campaign.in_flight for campaign in campaigns),
         poison=poison,
+        dead_letters_open=dead_letters,
         campaigns=campaigns,
+    )
+
+
+def repair_report(one: Repaired) -> RepairReport:
+    """Return one repair as it is told."""
+    action = one.action
+    return RepairReport(
+        campaign_id=action.campaign_id,
+        order_id=action.order_id,
+        sku_id=action.sku_id,
+        kind=action.kind,
+        done=one.done,
+        text=one.text,
+    )
+
+
+def left_report(campaign_id: str, one: Left) -> RepairReport:
+    """Return a repair that was not tried, and why, as it is told."""
+    fault = one.fault
+    return RepairReport(
+        campaign_id=campaign_id,
+        order_id=fault.order_id,
+        sku_id=fault.sku_id,
+        kind=fault.kind,
+        done=False,
+        text=f"left alone: {one.why}",
     )
 
 
 def _campaign(verdict: Verdict) -> CampaignReport:
     by_sku: dict[str, dict[Fault, int]] = {}
-    by_kind: dict[FaultKind, list[str]] = {}
-    for fault, weight in verdict.faults.items():
-        by_sku.setdefault(fault.sku_id, {})[fault] = weight
-        if fault.order_id:
-            by_kind.setdefault(fault.kind, []).append(fault.order_id)
+    by_kind: dict[FaultKind, list[Fault]] = {}
+    for fault, finding in sorted(verdict.faults.items(), key=lambda item: item[0]):
+        by_sku.setdefault(fault.sku_id, {})[fault] = finding.weight
+        by_kind.setdefault(fault.kind, []).append(fault)
     skus = tuple(_skus(verdict, by_sku))
     rows = sum(sku.mysql_rows for sku in skus)
     confirmed = sum(numbers.confirmed for numbers in verdict.skus)
-    missing = [order_id for kind in _MISSING for order_id in by_kind.get(kind, [])]
+    missing = sorted(fault.order_id for kind in MISSING for fault in by_kind.get(kind, []))
     return CampaignReport(
         campaign_id=verdict.campaign_id,
         redis_taken=sum(sku.taken for sku in skus),
@@ -129,13 +183,30 @@ def _campaign(verdict: Verdict) -> CampaignReport:
         confirmed=confirmed,
         released=max(0, rows - confirmed),
         in_flight=sum(sku.in_flight for sku in skus),
+        pending_returns=sum(sku.pending_returns for sku in skus),
+        by_status=dict(sorted(verdict.by_status.items())),
         dead_letters=sum(sku.dead_letters for sku in skus),
-        drift=sum(sku.drift for sku in skus),
+        drift=sum(finding.weight for finding in verdict.faults.values()),
         skus=skus,
-        missing_ids=tuple(sorted(missing)[:IDS_MAX]),
-        extra_ids=tuple(sorted(by_kind.get(FaultKind.EXTRA, []))[:IDS_MAX]),
-        explanations=tuple(_explanations(verdict, by_kind)),
+        missing_ids=tuple(missing[:IDS_MAX]),
+        extra_ids=tuple(fault.order_id for fault in by_kind.get(FaultKind.EXTRA, [])[:IDS_MAX]),
+        faults=tuple(_faults(verdict, by_kind)),
+        explanations=tuple(explain(verdict)),
     )
+
+
+def _faults(verdict: Verdict, by_kind: Mapping[FaultKind, Sequence[Fault]]) -> Iterable[FaultReport]:
+    numbers = {one.sku_id: one for one in verdict.skus}
+    for faults in by_kind.values():
+        for fault in faults[:IDS_MAX]:
+            finding = verdict.faults[fault]
+            yield FaultReport(
+                order_id=fault.order_id,
+                sku_id=fault.sku_id,
+                kind=fault.kind,
+                hop=hop_of(fault, finding),
+                repair=advice(fault, finding, numbers),
+            )
 
 
 def _skus(verdict: Verdict, by_sku: dict[str, dict[Fault, int]]) -> Iterable[SkuReport]:
@@ -156,34 +227,15 @@ def _skus(verdict: Verdict, by_sku: dict[str, dict[Fault, int]]) -> Iterable[Sku
             mysql_rows=numbers.mysql_rows,
             mysql_sold=numbers.mysql_sold,
             in_flight=numbers.in_flight,
-            missing=sum(counts[kind] for kind in _MISSING),
+            missing=sum(counts[kind] for kind in MISSING),
             extra=counts[FaultKind.EXTRA],
             dead_letters=counts[FaultKind.DEAD_LETTER],
             redis_lost=counts[FaultKind.LOST],
-            releases=counts[FaultKind.RELEASE],
+            releases=counts[FaultKind.RELEASE] + counts[FaultKind.RETURNED],
             second_deductions=numbers.second_deductions,
+            pending_returns=numbers.pending_returns,
             drift=sum(faults.values()),
         )
-
-
-def _explanations(verdict: Verdict, by_kind: dict[FaultKind, list[str]]) -> Iterable[str]:
-    yield from verdict.notes
-    for kind, said in _SAID.items():
-        ids = sorted(by_kind.get(kind, []))
-        if ids:
-            more = ", …" if len(ids) > IDS_EXPLAINED_MAX else ""
-            yield f"{_orders(len(ids))} {said}: {', '.join(ids[:IDS_EXPLAINED_MAX])}{more}"
-    both = {order_id for kind in _MISSING for order_id in by_kind.get(kind, [])} & set(by_kind.get(FaultKind.EXTRA, []))
-    if both:
-        yield f"{_orders(len(both))} of these missing and extra: the stores disagree about SKU, quantity or hold number"
-    yield from verdict.counters.values()
-    second = sum(numbers.second_deductions for numbers in verdict.skus)
-    if second:
-        yield f"{_orders(second)} from more than one outbox entry (no drift while Redis's counters agree)"
-
-
-def _orders(count: int) -> str:
-    return "1 order" if count == 1 else f"{count} orders"
 
 
 def table(report: Report) -> Table:

@@ -1,62 +1,62 @@
 """What the three stores together mean: who is on the way, what is drift. Decided without I/O.
 
-A **hold** is what is counted: order id, hold number and quantity, within one SKU. Stores that disagree about any of
-these hold different things, so a wrong quantity shows as one hold missing and one extra. A store's witness is a
-*fact* about a hold; facts are gathered in a `CampaignLook` and then judged, each hold by itself. Sums are never held
-against each other across stores: one lost and one doubled would cancel out.
+Each hold is judged by itself (`reconcile_look` says what a hold and a fact is). Sums are never held against each other
+across stores: one lost and one doubled would cancel out.
 
 A look takes time while a sale goes on, so `reconcile_sources` reads the stores in the order in which an order travels
 (Redis, Kafka's committed offsets, Kafka, MySQL). Whatever an earlier store knew is then on its way or in the next one:
 nothing that is well can look missing. What was accepted after the look began may be known to a later store only; it is
 recognised by its outbox id or its row, which have Redis's clock in them, and not judged extra or lost.
+
+Releases travel the other way: first the ledger, with a row that says what is owed to Redis, then Redis. While that row
+is there the release is on its way. One that was finished while the look went on (Redis was read before, MySQL after)
+is suspected by this look, and not by the next one.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from domain.events import OrderAccepted
-from domain.outbox import parse_outbox_id
-
-REDIS: Final = 1
-"""A buyer's record has taken it."""
-RETURNED: Final = 2
-"""A buyer's record has given it back."""
-WAITING: Final = 4
-"""It is in the outbox, beyond the relay's checkpoint."""
-PUBLISHED: Final = 8
-"""It is in Kafka."""
-DONE: Final = 16
-"""It is in Kafka below the offset that the consumers have committed."""
-DEAD: Final = 32
-"""It is in the dead letters."""
-ROW: Final = 64
-"""Its order has a row."""
-TAKE: Final = 128
-"""The ledger has its taking."""
-RELEASE: Final = 256
-"""The ledger has its release."""
-SECOND: Final = 512
-"""It came from more than one outbox entry."""
-
-STORED: Final = ROW | TAKE
-FROM_EVENT: Final = WAITING | PUBLISHED | DEAD
-KNOWN: Final = REDIS | FROM_EVENT
-
-KIND_TAKE: Final = "take"
-
-_SEQ_BITS: Final = 64
-_INDEX_BITS: Final = 16
-
-HoldKey = tuple[str, int, int]
-"""Order id, hold number, quantity."""
+from consumers.reconcile_look import (
+    DEAD,
+    FREED,
+    FROM_EVENT,
+    HANDLED,
+    HOLDING,
+    IN_KAFKA,
+    KNOWN,
+    OWED,
+    QUEUED,
+    REACQUIRING,
+    REDIS,
+    RELEASE,
+    RETURNED,
+    ROW,
+    SECOND,
+    SETTLED,
+    STORED,
+    WAITING,
+    CampaignLook,
+    HoldKey,
+    SkuLook,
+    Stock,
+    digest_of,
+    facts_of,
+    origin_ms,
+    origin_of,
+    split_key,
+)
+from domain.outbox import OutboxPosition
 
 
 class FaultKind(StrEnum):
-    """What is wrong with an order, or with a counter. The first six weigh 1 an order, a counter its difference."""
+    """What is wrong with an order, or with a counter. Those of orders weigh 1 an order, a counter its difference."""
 
+    UNRELAYED = "unrelayed"
+    """Accepted in Redis, and in neither outbox nor Kafka nor MySQL."""
     MISSING = "missing"
-    """Accepted and handled, or nowhere on its way, and not in MySQL."""
+    """Accepted and handled, or taken anew, and not in MySQL."""
     HALF = "half"
     """In MySQL with the order's row or the ledger's, not both."""
     EXTRA = "extra"
@@ -64,9 +64,13 @@ class FaultKind(StrEnum):
     DEAD_LETTER = "dead_letter"
     """Accepted, set aside by the consumers, and not in MySQL."""
     LOST = "lost"
-    """Kafka or the outbox has it, and no buyer's record holds it: Redis would sell the unit again."""
+    """Kafka or MySQL has it, and no buyer's record holds it: Redis would sell the unit again."""
     RELEASE = "release"
-    """Given back in Redis and not in the ledger, or the reverse."""
+    """Released in the ledger, and Redis has not given it back."""
+    RETURNED = "returned"
+    """Given back in Redis, and not released in the ledger."""
+    STATE = "state"
+    """The order's status and its ledger disagree."""
     ARITHMETIC = "arithmetic"
     OVERSOLD = "oversold"
     HELD = "held"
@@ -83,118 +87,27 @@ class Fault(NamedTuple):
     """Empty where it is a counter."""
 
 
-class Stock(NamedTuple):
-    """A SKU's numbers in Redis."""
+class Finding(NamedTuple):
+    """What a look found of a fault."""
 
-    remaining: int = 0
-    taken: int = 0
-    returned: int = 0
-    allocated: int = 0
-
-
-NO_STOCK: Final = Stock()
-
-
-class Hold:
-    """What the stores say of one hold."""
-
-    __slots__ = ("facts", "origin")
-
-    def __init__(self) -> None:
-        self.facts = 0
-        self.origin = 0
-        """Outbox id and place in it as one number; of a hold that no event told of, only the time in it is known."""
-
-
-@dataclass(slots=True)
-class SkuLook:
-    """What the stores say of one SKU."""
-
-    before: Stock = NO_STOCK
-    """Redis's numbers before the buyers' records were read."""
-    after: Stock = NO_STOCK
-    """And afterwards."""
-    mysql_allocated: int = 0
-    mysql_sold: int = 0
-    ledger_units: int = 0
-    order_rows: int = 0
-    holds: dict[HoldKey, Hold] = field(default_factory=dict)
-
-    def hold(self, order_id: str, hold_no: int, quantity: int) -> Hold:
-        """Return the hold, known or new."""
-        key = (order_id, hold_no, quantity)
-        found = self.holds.get(key)
-        if found is None:
-            found = self.holds[key] = Hold()
-        return found
-
-
-class CampaignLook:
-    """Gathers what the stores say of one campaign; the order of the calls does not matter.
-
-    Args:
-        campaign_id: the campaign.
-        began_ms: Redis's clock before anything was read, Unix milliseconds.
-    """
-
-    def __init__(self, campaign_id: str, *, began_ms: int) -> None:
-        self.campaign_id = campaign_id
-        self.began_ms = began_ms
-        self.ended_ms = began_ms
-        """Redis's clock after everything was read."""
-        self.skus: dict[str, SkuLook] = {}
-        self.notes: list[str] = []
-        """What could not be read."""
-
-    def sku(self, sku_id: str) -> SkuLook:
-        """Return what is gathered about a SKU."""
-        found = self.skus.get(sku_id)
-        if found is None:
-            found = self.skus[sku_id] = SkuLook()
-        return found
-
-    def attempt(self, order_id: str, sku_id: str, quantity: int, hold_no: int, *, held: bool) -> None:
-        """Note an attempt in a buyer's record; a higher hold number says that the holds before were given back."""
-        sku = self.sku(sku_id)
-        for number in range(1, hold_no):
-            sku.hold(order_id, number, quantity).facts |= REDIS | RETURNED
-        sku.hold(order_id, hold_no, quantity).facts |= REDIS if held else REDIS | RETURNED
-
-    def event(self, event: OrderAccepted, facts: int) -> None:
-        """Note an event found in the outbox (WAITING), in Kafka (PUBLISHED, and DONE) or in the dead letters (DEAD)."""
-        hold = self.sku(event.sku_id).hold(event.order_id, event.hold_no, event.quantity)
-        origin = pack_origin(event.outbox_id, event.outbox_index)
-        if hold.facts & FROM_EVENT and hold.origin != origin:
-            facts |= SECOND
-        hold.facts |= facts
-        hold.origin = origin
-
-    def counter(self, sku_id: str, *, allocated: int, sold: int) -> None:
-        """Note MySQL's counter of a SKU."""
-        sku = self.sku(sku_id)
-        sku.mysql_allocated, sku.mysql_sold = allocated, sold
-
-    def order_row(self, order_id: str, sku_id: str, quantity: int, hold_no: int, accepted_at_ms: int) -> None:
-        """Note a row of `orders`; it stands for all holds up to its hold number."""
-        sku = self.sku(sku_id)
-        sku.order_rows += 1
-        for number in (*range(1, hold_no), hold_no):
-            hold = sku.hold(order_id, number, quantity)
-            hold.facts |= ROW
-            hold.origin = hold.origin or accepted_at_ms << (_SEQ_BITS + _INDEX_BITS)
-
-    def ledger_row(self, order_id: str, sku_id: str, quantity: int, hold_no: int, kind: str) -> None:
-        """Note a row of `stock_ledger`; whatever is no taking gives back."""
-        sku = self.sku(sku_id)
-        sku.hold(order_id, hold_no, quantity).facts |= TAKE if kind == KIND_TAKE else RELEASE
-        sku.ledger_units += quantity if kind == KIND_TAKE else -quantity
+    weight: int
+    """In the drift."""
+    hold_no: int = 0
+    quantity: int = 0
+    facts: int = 0
+    """Of the hold; 0 where it is a counter."""
+    text: str = ""
+    """What is to be said of a counter."""
 
 
 class SkuNumbers(NamedTuple):
     """What is told about a SKU, whether anything is wrong or not."""
 
     sku_id: str
+    in_redis: bool
     stock: Stock
+    moving: bool
+    """Redis's numbers changed while the buyers' records were read."""
     redis_held: int
     """Units that buyers' records hold."""
     outbox: int
@@ -208,124 +121,228 @@ class SkuNumbers(NamedTuple):
     """Order rows that hold units now."""
     second_deductions: int
     """Holds that came from more than one outbox entry. Redis's counters tell whether stock was lost by it."""
+    second_units: int
+    """Units deducted a second time, which Redis is to get back or will be once the consumers are there."""
+    pending_returns: int
+    """Returns that MySQL owes to Redis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a look at a campaign comes to."""
+    """What a look at a campaign comes to.
+
+    Attributes:
+        campaign_id: the campaign.
+        skus: numbers, by SKU.
+        by_status: order rows by status.
+        faults: what is wrong.
+        notes: what could not be read.
+        accepted_to: the newest outbox entry, of several looks that of the first.
+        checkpoint: how far the relay was, of several looks that of the last.
+    """
 
     campaign_id: str
     skus: list[SkuNumbers]
-    faults: dict[Fault, int]
-    """Each with its weight in the drift."""
-    counters: dict[Fault, str]
-    """What is to be said of counters at fault."""
+    by_status: Mapping[str, int]
+    faults: dict[Fault, Finding]
     notes: list[str]
+    accepted_to: OutboxPosition
+    checkpoint: OutboxPosition
 
+    @property
+    def all_relayed(self) -> bool:
+        """Whether Kafka has acknowledged all that was accepted when the (first) look read the buyers' records.
 
-def pack_origin(outbox_id: str, index: int) -> int:
-    """Return an outbox id and a place in it as one number that sorts the same way."""
-    ms, seq = parse_outbox_id(outbox_id)
-    return (((ms << _SEQ_BITS) | seq) << _INDEX_BITS) | index
-
-
-def origin_ms(origin: int) -> int:
-    """Return the time in a packed origin, Unix milliseconds by Redis's clock."""
-    return origin >> (_SEQ_BITS + _INDEX_BITS)
+        The checkpoint is read after the records and before Kafka, and moves only after Kafka's acknowledgement. So
+        an entry of that time that Kafka does not have was gone from the outbox before the relay came to it, and no
+        relay that works as it should still has it in hand.
+        """
+        return self.checkpoint >= self.accepted_to
 
 
 def is_in_flight(facts: int) -> bool:
-    """Tell whether a hold is on its way: to be relayed or to be consumed, not set aside and not in MySQL."""
-    return bool(facts & (WAITING | PUBLISHED)) and not facts & (DONE | DEAD | STORED)
+    """Tell whether a hold is on its way to MySQL: to be relayed, to be consumed, or to be taken anew."""
+    if facts & STORED:
+        return False
+    if facts & (QUEUED | REACQUIRING):
+        return True  # whatever became of it before, it is handled once more
+    return bool(facts & WAITING) and not facts & (HANDLED | DEAD)
 
 
-def fault_of(facts: int, *, is_new: bool) -> FaultKind | None:
+def is_second_in_flight(facts: int) -> bool:
+    """Tell whether a second deduction is on its way to the consumers, who see to its return."""
+    return bool(facts & SECOND and facts & (WAITING | QUEUED))
+
+
+def fault_of(facts: int, *, is_new: bool, is_first: bool = True) -> FaultKind | None:
     """Judge one hold.
 
     Args:
         facts: what the stores say of it.
         is_new: it was accepted while the look went on, so that Redis may have been read before.
+        is_first: of its order; later ones come from no event.
     """
-    if not facts & KNOWN:
-        return None if is_new else FaultKind.EXTRA
-    # Lua writes the record with the outbox entry; it may forget a hold only after the ledger has its release.
-    lost = not (facts & (REDIS | RELEASE) or is_new)
+    if not facts & KNOWN and is_first:
+        return None if is_new or facts == REACQUIRING else FaultKind.EXTRA
     if facts & STORED == STORED:
-        if lost:
-            return FaultKind.LOST
-        returned, released = bool(facts & RETURNED), bool(facts & RELEASE)
-        return FaultKind.RELEASE if facts & REDIS and returned != released else None
+        return _fault_of_stored(facts, is_new=is_new)
+    if facts & RETURNED and not facts & RELEASE:
+        return FaultKind.RETURNED
+    if is_in_flight(facts):
+        return FaultKind.LOST if facts & (WAITING | QUEUED) and not (facts & REDIS or is_new) else None
     if facts & DEAD:
         return FaultKind.DEAD_LETTER
-    if facts & STORED:
+    if facts & (STORED | RELEASE):
         return FaultKind.HALF
-    if not is_in_flight(facts):
+    if facts & FROM_EVENT or not is_first:
         return FaultKind.MISSING
-    return FaultKind.LOST if lost else None
+    return FaultKind.UNRELAYED
+
+
+def _fault_of_stored(facts: int, *, is_new: bool) -> FaultKind | None:
+    """Judge a hold that MySQL has."""
+    released, returned = bool(facts & RELEASE), bool(facts & RETURNED)
+    if facts & (FREED if not released else HOLDING):
+        return FaultKind.STATE
+    if not facts & REDIS:
+        # Lua writes the record with the outbox entry; it may forget a hold only after the ledger has its release.
+        return None if released or is_new else FaultKind.LOST
+    if returned and not released:
+        return FaultKind.RETURNED
+    if released and not returned:
+        return None if facts & OWED or is_second_in_flight(facts) else FaultKind.RELEASE
+    return None
 
 
 def judge(look: CampaignLook) -> Verdict:
     """Say what a look comes to."""
-    faults: dict[Fault, int] = {}
-    counters: dict[Fault, str] = {}
+    faults: dict[Fault, Finding] = {}
     numbers = []
+    settled = _settled_orders(look)
     for sku_id in sorted(look.skus):
         sku = look.skus[sku_id]
-        numbers.append(_judge_holds(look, sku_id, faults))
-        for kind, difference, text in _counter_faults(sku, numbers[-1].redis_held):
-            fault = Fault(kind, sku_id, "")
-            faults[fault], counters[fault] = difference, f"SKU {sku_id}: {text}"
-    return Verdict(look.campaign_id, numbers, faults, counters, look.notes)
+        numbers.append(_judge_holds(look, sku_id, settled, faults))
+        for kind, difference, text in _counter_faults(sku, numbers[-1]):
+            faults[Fault(kind, sku_id, "")] = Finding(difference, text=f"SKU {sku_id}: {text}")
+    for order_id, sku_id in look.strays:
+        faults[Fault(FaultKind.EXTRA, sku_id, order_id)] = Finding(1)
+    return Verdict(
+        campaign_id=look.campaign_id,
+        skus=numbers,
+        by_status=look.by_status,
+        faults=faults,
+        notes=look.notes,
+        accepted_to=look.accepted_to,
+        checkpoint=look.checkpoint,
+    )
 
 
 def confirm(earlier: Verdict, later: Verdict) -> Verdict:
     """Return the later verdict with only those faults that the earlier one had as well."""
-    faults = {fault: weight for fault, weight in later.faults.items() if fault in earlier.faults}
-    counters = {fault: text for fault, text in later.counters.items() if fault in faults}
-    return Verdict(later.campaign_id, later.skus, faults, counters, later.notes)
-
-
-def _judge_holds(look: CampaignLook, sku_id: str, faults: dict[Fault, int]) -> SkuNumbers:
-    sku = look.skus[sku_id]
-    held = waiting = in_flight = confirmed = second = 0
-    published: set[str] = set()
-    for (order_id, _, quantity), hold in sku.holds.items():
-        facts = hold.facts
-        held += quantity if facts & (REDIS | RETURNED) == REDIS else 0
-        waiting += bool(facts & WAITING)
-        in_flight += is_in_flight(facts)
-        confirmed += facts & (STORED | RELEASE) == STORED
-        second += bool(facts & SECOND)
-        if facts & PUBLISHED:
-            published.add(order_id)
-        is_new = look.began_ms <= origin_ms(hold.origin) <= look.ended_ms
-        kind = fault_of(facts, is_new=is_new)
-        if kind is not None:
-            faults[Fault(kind, sku_id, order_id)] = 1
-    return SkuNumbers(
-        sku_id=sku_id,
-        stock=sku.after,
-        redis_held=held,
-        outbox=waiting,
-        kafka_distinct=len(published),
-        mysql_rows=sku.order_rows,
-        mysql_sold=sku.mysql_sold,
-        in_flight=in_flight,
-        confirmed=confirmed,
-        second_deductions=second,
+    return Verdict(
+        campaign_id=later.campaign_id,
+        skus=later.skus,
+        by_status=later.by_status,
+        faults={fault: finding for fault, finding in later.faults.items() if fault in earlier.faults},
+        notes=later.notes,
+        accepted_to=earlier.accepted_to,
+        checkpoint=later.checkpoint,
     )
 
 
-def _counter_faults(sku: SkuLook, held: int) -> list[tuple[FaultKind, int, str]]:
+def _settled_orders(look: CampaignLook) -> set[str]:
+    """Return the 32 hex of orders that MySQL has otherwise than a dead letter said that a person has dealt with.
+
+    Such a dead letter (a forged record, say) is nothing that could still be missing.
+    """
+    asked = {
+        digest_of(key)
+        for sku in look.skus.values()
+        for key, value in sku.holds.items()
+        if value & SETTLED and not value & (REDIS | ROW)
+    }
+    if not asked:
+        return asked
+    return {
+        digest_of(key)
+        for sku in look.skus.values()
+        for key, value in sku.holds.items()
+        if value & ROW and digest_of(key) in asked
+    }
+
+
+def _judge_holds(look: CampaignLook, sku_id: str, settled: set[str], faults: dict[Fault, Finding]) -> SkuNumbers:
+    """Judge all holds of a SKU. Most are alike: what is said of a set of facts is said once."""
+    sku = look.skus[sku_id]
+    counts: dict[int, int] = {}
+    units: dict[int, int] = {}
+    suspects: list[HoldKey] = []
+    sound: dict[int, bool] = {}
+    for key, value in sku.holds.items():
+        facts = facts_of(value)
+        counts[facts] = counts.get(facts, 0) + 1
+        units[facts] = units.get(facts, 0) + int(key[key.rindex(" ") :])
+        fine = sound.get(facts)
+        if fine is None:
+            fine = sound[facts] = fault_of(facts, is_new=False) is None and bool(facts & KNOWN)
+        if not fine:
+            suspects.append(key)
+    for key in suspects:
+        fault, finding = _fault_in(look, sku, sku_id, key)
+        if fault is not None and not (finding.facts & SETTLED and digest_of(key) in settled):
+            faults[fault] = finding
+
+    def count(*, having: int, without: int = 0) -> int:
+        return sum(number for facts, number in counts.items() if facts & having and not facts & without)
+
+    return SkuNumbers(
+        sku_id=sku_id,
+        in_redis=sku.in_redis,
+        stock=sku.after,
+        moving=sku.before != sku.after,
+        redis_held=sum(number for facts, number in units.items() if facts & (REDIS | RETURNED) == REDIS),
+        outbox=count(having=WAITING),
+        kafka_distinct=count(having=IN_KAFKA) - _doubled(sku, suspects),
+        mysql_rows=sku.order_rows,
+        mysql_sold=sku.mysql_sold,
+        in_flight=sum(number for facts, number in counts.items() if is_in_flight(facts)),
+        confirmed=sum(number for facts, number in counts.items() if facts & (STORED | RELEASE) == STORED),
+        second_deductions=count(having=SECOND),
+        second_units=sku.second_units + sum(number for facts, number in units.items() if is_second_in_flight(facts)),
+        pending_returns=sku.pending_returns,
+    )
+
+
+def _fault_in(look: CampaignLook, sku: SkuLook, sku_id: str, key: HoldKey) -> tuple[Fault | None, Finding]:
+    value = sku.holds[key]
+    digest, hold_no, quantity = split_key(key)
+    finding = Finding(1, hold_no, quantity, facts_of(value))
+    is_new = look.began_ms <= origin_ms(origin_of(value)) <= look.ended_ms
+    kind = fault_of(finding.facts, is_new=is_new, is_first=hold_no == 1)
+    return (None if kind is None else Fault(kind, sku_id, f"{look.campaign_id}~{digest}")), finding
+
+
+def _doubled(sku: SkuLook, suspects: Iterable[HoldKey]) -> int:
+    """Return how many holds in Kafka are of an order that has another one there, in another quantity."""
+    odd = {digest_of(key) for key in suspects if sku.holds[key] & IN_KAFKA}
+    if not odd:
+        return 0
+    found = [digest_of(key) for key, value in sku.holds.items() if value & IN_KAFKA and digest_of(key) in odd]
+    return len(found) - len(set(found))
+
+
+def _counter_faults(sku: SkuLook, numbers: SkuNumbers) -> list[tuple[FaultKind, int, str]]:
     """Return (kind, difference, text) of each counter that does not equal what it counts."""
-    stock = sku.after
+    stock, held = sku.after, numbers.redis_held
     counted = stock.remaining + stock.taken - stock.returned
     # The records were read between the two readings of the counters, one after the other: while a sale goes on they
-    # may hold anything between these two; when it is quiet the two are one number.
-    least = sku.before.taken - stock.returned
+    # may hold anything between these two; when it is quiet the two are one number. What was deducted a second time is
+    # in no record, until it is given back.
+    least = sku.before.taken - stock.returned - numbers.second_units
     most = stock.taken - sku.before.returned
+    twice = f", and {numbers.second_units} were deducted a second time" if numbers.second_units else ""
     parts = f"{stock.remaining} left + {stock.taken} taken - {stock.returned} returned"
-    found = [
+    found: Final = [
         (
             FaultKind.ARITHMETIC,
             stock.allocated - counted,
@@ -335,7 +352,7 @@ def _counter_faults(sku: SkuLook, held: int) -> list[tuple[FaultKind, int, str]]
         (
             FaultKind.HELD,
             min(0, held - least) or max(0, held - most),
-            f"Redis: taken - returned = {stock.taken - stock.returned}, but the buyers' records hold {held} units",
+            f"Redis: taken - returned = {stock.taken - stock.returned}, but buyers' records hold {held} units{twice}",
         ),
         (
             FaultKind.ALLOCATED,

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from adapters.stock import pack_stock_line, parse_stock_line, release
+from adapters.holds import release
+from adapters.stock import pack_stock_line, parse_stock_line
 from consumers.reconcile import reconcile
 from domain import keys
 from domain.outcomes import ReleaseOutcome
@@ -138,7 +139,9 @@ async def test_dead_letter_is_not_silent(flow: Flow) -> None:
     await flow.relay(1)
     await flow.sql(("DELETE FROM campaign_sku WHERE campaign_id = %s AND sku_id = 'box-2'", (flow.id,)))
     await flow.store(1)
-    await flow.sql(("INSERT INTO campaign_sku VALUES (%s, 'box-2', %s, 0, 0)", (flow.id, STOCK)))
+    await flow.sql(
+        ("INSERT INTO campaign_sku (campaign_id, sku_id, allocated) VALUES (%s, 'box-2', %s)", (flow.id, STOCK))
+    )
     campaign = await flow.report()
     assert (campaign.drift, campaign.dead_letters, campaign.missing_ids) == (1, 1, ())
     assert made[0] in campaign.explanations[0]
@@ -176,8 +179,11 @@ async def test_release_needs_the_ledger(flow: Flow) -> None:
         (_FAKE_LEDGER, (first, "release", first)),
         ("UPDATE campaign_sku SET sold = sold - 1 WHERE campaign_id = %s AND sku_id = 'box-1'", (flow.id,)),
     )
+    assert [fault.kind for fault in (await flow.report()).faults] == ["state"]
+    await flow.sql(("UPDATE orders SET status = 'cancelled' WHERE order_id = %s", (first,)))
     campaign = await flow.report()
     assert (campaign.drift, campaign.sold, campaign.confirmed, campaign.released) == (0, 4, 4, 1)
+    assert campaign.by_status == {"cancelled": 1, "confirmed": 4}
 
 
 async def test_corrupt_record_is_told(flow: Flow) -> None:

@@ -17,8 +17,9 @@ import pytest_asyncio
 from adapters.catalog import register_campaign
 from adapters.mysql import query
 from adapters.stock import LostOrder, load_campaign, top_up
-from consumers import reconcile_sources
+from consumers import reconcile_mysql
 from consumers.reconcile import Reconciler, open_sources, reconcile
+from consumers.reconcile_look import CampaignLook
 from consumers.reconcile_report import Report
 from consumers.reconcile_sources import Sources
 from domain import keys
@@ -118,24 +119,37 @@ async def test_mysql_is_read_as_of_one_instant(flow: Flow, monkeypatch: pytest.M
     await flow.sell(3)
     await flow.accept(1)
     await flow.relay(1)
-    read = reconcile_sources._rows
+    read = reconcile_mysql._read_ledger
     tables = 0
 
-    def rows(cursor: Any, sql: str, campaign_id: str) -> AsyncIterator[tuple[Any, ...]]:
-        async def after_a_store() -> AsyncIterator[tuple[Any, ...]]:
-            nonlocal tables
-            tables += 1
-            if tables == 2:
-                await flow.store(1)
-            async for row in read(cursor, sql, campaign_id):
-                yield row
+    async def after_a_store(cursor: Any, look: CampaignLook, sku_id: str) -> None:
+        nonlocal tables
+        tables += 1
+        if tables == 1:
+            await flow.store(1)
+        await read(cursor, look, sku_id)
 
-        return after_a_store()
-
-    monkeypatch.setattr(reconcile_sources, "_rows", rows)
+    monkeypatch.setattr(reconcile_mysql, "_read_ledger", after_a_store)
     campaign = await flow.report()
-    assert tables == 3
+    assert tables == 2
     assert (campaign.drift, campaign.in_flight, campaign.mysql_rows) == (0, 1, 3)
+
+
+async def test_pages_hold_every_row(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pages it takes, each row of orders and ledger is read once."""
+    await flow.sell(12)
+    for size in (1, 5, 12, 13):
+        monkeypatch.setattr(reconcile_mysql, "ROWS_AT_ONCE", size)
+        campaign = await flow.report()
+        assert (campaign.drift, campaign.mysql_rows, campaign.confirmed, campaign.explanations) == (0, 12, 12, ())
+
+
+async def test_page_that_is_cut_off_is_an_error(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that shortens a page is told of, and no order counts as missing for it."""
+    await flow.sell(12)
+    monkeypatch.setattr(reconcile_mysql, "_SNAPSHOT", ("SET SESSION group_concat_max_len = 100",))
+    with pytest.raises(BackendError, match=r"was cut by GROUP_CONCAT|of 12 rows of orders came"):
+        await flow.report()
 
 
 async def test_store_that_is_away_is_an_error(flow: Flow) -> None:
@@ -235,5 +249,5 @@ async def test_all_campaigns(flow: Flow) -> None:
     await flow.sell(2)
     async with open_sources(flow.settings, topic=flow.sale.topic) as sources:
         assert isinstance(sources, Sources)
-        campaigns, _ = await sources.look()
-    assert {flow.id, "c-1"} <= set(campaigns)
+        found = await sources.look()
+    assert {flow.id, "c-1"} <= set(found.campaigns)

@@ -2,7 +2,8 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,6 +11,7 @@ import msgspec
 import redis.asyncio as redis
 
 from adapters.catalog import register_campaign
+from adapters.kafka_sender import KafkaSender
 from adapters.mysql import Pool, transaction
 from adapters.redis import ScriptChannel, make_client
 from adapters.stock import OrderRequest, admit, load_campaign, move_campaign
@@ -20,17 +22,24 @@ from domain import keys
 from domain.campaign import Campaign
 from domain.events import OrderAccepted
 from domain.order import fingerprint, order_id, split_order_id, user_hash
+from domain.order_state import OrderStatus
 from domain.outcomes import Outcome
 from domain.settings import RedisSettings, Settings
 from gateway.outbox_source import OutboxSource
 from gateway.recovery import Recovery
+from gateway.recovery_rules import StoredOrder
+from gateway.recovery_sources import Reacquisition
 from gateway.relay import Outgoing, Relay
+from lifecycle.keeper import Keeper
+from lifecycle.order_rows import find_order, give_up
 from stack.servers import Endpoints
 from tests.support.events import sample_campaign
 from tests.support.metrics import Recorded
 from tests.support.orders import Sale, new_sale
 
 STOCK: Final = 50
+OWNER: Final = "relay"
+"""A test's next relay need not wait for the one before: they are one owner."""
 
 
 @dataclass
@@ -57,11 +66,41 @@ class Quiet:
     def poison(self) -> None:
         """Ignore."""
 
+    def gap(self) -> None:
+        """Ignore."""
 
-async def _nothing(_campaign_id: str, _since_ms: int) -> AsyncIterator[OrderAccepted]:
-    """Know of no lost orders."""
-    for event in list[OrderAccepted]():
-        yield event
+
+class KnowNothing:
+    """Implements recovery's Sources: Redis has lost nothing."""
+
+    async def events_since(self, _campaign_id: str, _since_ms: int) -> AsyncIterator[OrderAccepted]:
+        """Yield nothing."""
+        for event in list[OrderAccepted]():
+            yield event
+
+    async def rows_since(self, _campaign_id: str, _since_ms: int) -> list[StoredOrder]:
+        """Return nothing."""
+        return []
+
+    async def reacquiring(self, _campaign_id: str) -> list[Reacquisition]:
+        """Return nothing."""
+        return []
+
+    async def return_again(self, _campaign_id: str, _since_ms: int) -> None:
+        """Do nothing."""
+
+
+class Unheard:
+    """Implements KeeperMetrics."""
+
+    def done(self, work: str, count: int) -> None:
+        """Ignore."""
+
+    def put_off(self, work: str) -> None:
+        """Ignore."""
+
+    def failed(self, work: str) -> None:
+        """Ignore."""
 
 
 @dataclass
@@ -116,11 +155,11 @@ class Flow:
             return [self.id]
 
         return Relay(
-            msgspec.structs.replace(self.settings.relay, block_ms=10, owner_ttl_ms=1),
-            lambda nonce: OutboxSource(self.channel, self.blocking, nonce),
+            msgspec.structs.replace(self.settings.relay, block_ms=10),
+            lambda _nonce: OutboxSource(self.channel, self.blocking, OWNER),
             publisher,
             campaigns,
-            Recovery(self.channel, self.client, _nothing, _nothing),
+            Recovery(self.channel, self.client, KnowNothing()),
             publisher,
         )
 
@@ -136,6 +175,32 @@ class Flow:
         await self.relay(count)
         await self.store(count)
         return made
+
+    async def expire(self, order_ids: Iterable[str]) -> None:
+        """Let orders expire in MySQL; what that owes to Redis stays owed until `give_back`."""
+        rows = [await find_order(self.orders, one) for one in order_ids]
+        orders = [row for row in rows if row is not None]
+        moved = await give_up(self.orders, orders, OrderStatus.EXPIRED, "a test", self.now_ms(), may=lambda _: True)
+        assert len(moved) == len(orders) == len(rows)
+
+    async def give_back(self) -> int:
+        """Let Redis get back what is owed to it; returns how many returns were taken up."""
+        nothing = KafkaSender(lambda: None, timeout_s=1.0)
+        keeper = Keeper(
+            self.settings.lifecycle,
+            pool=self.orders,
+            channel=self.channel,
+            sender=nothing,
+            desk=None,
+            metrics=Unheard(),
+            now_ms=self.now_ms,
+        )
+        return await keeper.return_stock()
+
+    @staticmethod
+    def now_ms() -> int:
+        """Return Unix milliseconds."""
+        return time.time_ns() // 1_000_000
 
     async def report(self) -> CampaignReport:
         """Reconcile this campaign."""

@@ -9,11 +9,13 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from consumers.reconcile import LOOKS_MAX, PrometheusReconcileMetrics, Reconciler
+from consumers.reconcile_look import STORED, CampaignLook
 from consumers.reconcile_report import IDS_MAX, SKUS_SHOWN_MAX, Report, build_report, table
-from consumers.reconcile_rules import STORED, CampaignLook, judge
+from consumers.reconcile_rules import judge
 from consumers.reconcile_sources import Look
 from domain.errors import BackendError
-from tests.support.looks import QUIET_MS, forget, sold, told, with_fault
+from tests.support.events import event
+from tests.support.looks import QUIET_MS, Told, forget, key_of, sold, told, with_fault
 
 
 def test_report_bounds_what_it_lists() -> None:
@@ -91,23 +93,6 @@ async def test_drift_is_what_every_look_finds() -> None:
     assert [campaign.campaign_id for campaign in report.campaigns] == ["c-1", "c-2"]
 
 
-class Told:
-    """Implements ReconcileMetrics: lets a test wait for a report."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self.reports: asyncio.Queue[Report] = asyncio.Queue()
-
-    def looked(self, report: Report, *, seconds: float) -> None:
-        """Keep the report."""
-        assert seconds >= 0
-        self.reports.put_nowait(report)
-
-    def failed(self) -> None:
-        """Count."""
-        self.failures += 1
-
-
 async def test_store_that_is_away_does_not_end_the_process(caplog: pytest.LogCaptureFixture) -> None:
     """A look that fails is logged and counted, and the next one is made; drift is logged once, not every time."""
     stores = Stores(BackendError("Redis is away"), with_fault())
@@ -123,15 +108,23 @@ async def test_store_that_is_away_does_not_end_the_process(caplog: pytest.LogCap
 
 
 def test_gauges_show_the_last_report() -> None:
-    """Prometheus sees each campaign's drift and orders in flight, and how often a comparison failed."""
+    """Prometheus sees each campaign's drift and what is on its way, dead letters, failures, and repairs by kind."""
     registry = CollectorRegistry()
     metrics = PrometheusReconcileMetrics(registry)
-    metrics.looked(build_report([judge(with_fault())], poison=0), seconds=0.5)
+    look = with_fault()
+    look.pending_return(key_of(event(1)), "box-1", second=False)
+    metrics.looked(build_report([judge(look)], poison=0, dead_letters=4), seconds=0.5)
     metrics.failed()
+    metrics.repaired("release", done=True)
+    metrics.repaired("reissue", done=False)
     label = {"campaign": "c-1"}
     assert registry.get_sample_value("flashgate_drift", label) == 1
     assert registry.get_sample_value("flashgate_in_flight", label) == 0
+    assert registry.get_sample_value("flashgate_pending_returns", label) == 1
+    assert registry.get_sample_value("flashgate_dead_letters") == 4
     assert registry.get_sample_value("flashgate_reconcile_failures_total") == 1
+    assert registry.get_sample_value("flashgate_reconcile_repairs_total", {"kind": "release"}) == 1
+    assert registry.get_sample_value("flashgate_reconcile_repairs_failed_total", {"kind": "reissue"}) == 1
 
 
 async def test_stop_does_not_wait_for_a_look() -> None:
