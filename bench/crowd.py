@@ -2,8 +2,9 @@
 
 All buyers want one unit of the same thing, of which each may have one. Most ask once. Impatient ones send the same
 request again with the same key, at once or after the answer; greedy ones try to buy a second time with another key.
-Who is told 429 or 503 comes back with the same key. Nothing is given back during such a sale, which makes the truth
-simple: an acceptance is for ever, and so is SOLD_OUT.
+Who is told 429 or 503 comes back with the same key. Until the first order can expire nothing is given back, which makes
+the truth simple: an acceptance is for ever, and so is SOLD_OUT. From then on SOLD_OUT may be followed by a 202, and who
+has let his order expire may buy again.
 """
 
 import enum
@@ -12,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
+from itertools import islice
 from typing import Final, NamedTuple
 
 IMPATIENT_SHARE: Final = 0.10
@@ -119,6 +121,16 @@ class Ask:
         """Whether this key had been answered 202 when the request was sent."""
 
 
+def buyer_name(number: int) -> str:
+    """Return the user id of a buyer."""
+    return f"buyer-{number}"
+
+
+def purchase_key(seed: int, number: int, key_no: int = 0) -> str:
+    """Return the Idempotency-Key of a buyer's first purchase, or of his second."""
+    return f"{seed}-{number}-{key_no}"
+
+
 def classify(reply: Reply) -> Told:
     """Return what an answer comes to."""
     match reply.status, reply.code:
@@ -160,6 +172,8 @@ class Crowd:
         self._order_id = re.compile(re.escape(campaign_id) + r"~[0-9a-f]{32}")
         self._buyers = [Buyer(number, self._manner()) for number in range(buyers)]
         self.unsettled = buyers
+        self.units_come_back = False
+        """Whether orders may have expired by now, so that their units are on sale again."""
         self.outcomes: Counter[Outcome] = Counter()
         self.order_ids: set[str] = set()
         self.answers: Counter[str] = Counter()
@@ -237,16 +251,22 @@ class Crowd:
             self._untrue(ask, reply, "another order id for the same key")
         if not reply.replayed and (ask.was_promised or buyer.accepted_as_new[key_no]):
             self._untrue(ask, reply, "a replay told as a new order")
-        if any(buyer.sold_out):
-            self._untrue(ask, reply, "202 after SOLD_OUT")
-        if buyer.order_ids[1 - key_no]:
-            self._untrue(ask, reply, "two orders for one buyer")
+        if not self.units_come_back:
+            if any(buyer.sold_out):
+                self._untrue(ask, reply, "202 after SOLD_OUT")
+            if buyer.order_ids[1 - key_no]:
+                self._untrue(ask, reply, "two orders for one buyer")
         if reply.replayed:
             self.replays += 1
         else:
             buyer.accepted_as_new[key_no] = True
         buyer.order_ids[key_no] = known or reply.order_id
         self.order_ids.add(reply.order_id)
+
+    def empty_handed(self, count_max: int) -> list[int]:
+        """Return the numbers of buyers who were told SOLD_OUT for good, as many as asked for."""
+        found = (buyer.number for buyer in self._buyers if _outcome(buyer) is Outcome.SOLD_OUT)
+        return list(islice(found, count_max))
 
     def _untrue(self, ask: Ask, reply: Reply, what: str) -> None:
         self.untrue[what] += 1

@@ -15,6 +15,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         key_file, audience: what tokens are signed with, and whom they are for.
         buyers, seed: see `bench.crowd.Crowd`.
         lanes: connections at most.
+        pay_within_s: how long after `go` no order can have expired.
+        empty_handed_max: how many of those who were told SOLD_OUT to name.
     """
 
     host: str
@@ -26,6 +28,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     buyers: int
     seed: int
     lanes: int
+    pay_within_s: float
+    empty_handed_max: int
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
@@ -57,6 +61,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
         retries: requests sent again after 429, 503 or none.
         untrue: what → how many; see `examples`.
         order_ids: all that were answered 202.
+        empty_handed: numbers of buyers who were told SOLD_OUT, `empty_handed_max` at most.
         p50_ms, p99_ms, max_ms: from the moment a buyer was ready to send to the answer.
         cpu_s: of the crowd's process since `go`.
         ended_monotonic_s: when the last answer came, by the clock that all processes of a machine share.
@@ -75,6 +80,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     untrue: dict[str, int]
     examples: list[str]
     order_ids: list[str]
+    empty_handed: list[int]
     p50_ms: float
     p99_ms: float
     max_ms: float

@@ -23,7 +23,7 @@ from hdrh.histogram import HdrHistogram
 from setproctitle import setproctitle
 
 from bench import link
-from bench.crowd import NO_REPLY, Ask, Crowd, Outcome, Reply
+from bench.crowd import NO_REPLY, Ask, Crowd, Outcome, Reply, buyer_name, purchase_key
 from bench.crowd_http import Lane, Response, read_reply
 from bench.crowd_messages import GO, Failed, Job, Message, Progress, Ready, Result, to_line
 
@@ -54,7 +54,7 @@ class Requests:
         key = Path(job.key_file).read_bytes().strip()
         expires = int(time.time()) + TOKEN_VALID_S
         self._tokens = [
-            jwt.encode({"sub": f"buyer-{number}", "aud": job.audience, "exp": expires}, key, algorithm="HS256")
+            jwt.encode({"sub": buyer_name(number), "aud": job.audience, "exp": expires}, key, algorithm="HS256")
             for number in range(job.buyers)
         ]
         body = orjson.dumps({"campaign_id": job.campaign_id, "sku_id": job.sku_id, "quantity": 1}).decode()
@@ -67,7 +67,7 @@ class Requests:
         number = ask.buyer.number
         return (
             f"POST /v1/orders HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {self._tokens[number]}\r\n"
-            f"Idempotency-Key: {self._seed}-{number}-{ask.key_no}{self._tail}"
+            f"Idempotency-Key: {purchase_key(self._seed, number, ask.key_no)}{self._tail}"
         ).encode()
 
 
@@ -117,14 +117,19 @@ class Driver:
             self._ready.append(ask)
         ticking = asyncio.create_task(self._tick())
         sweeping = asyncio.create_task(self._sweep())
+        expiring = self._loop.call_later(self._job.pay_within_s, self._let_units_come_back)
         self._pump()
         try:
             await self._done.wait()
         finally:
+            expiring.cancel()
             ticking.cancel()
             sweeping.cancel()
         self._tell_progress()
         return self._result(time.monotonic(), time.process_time() - cpu_s)
+
+    def _let_units_come_back(self) -> None:
+        self._crowd.units_come_back = True
 
     # -- connections -----------------------------------------------------------------------------------------------
 
@@ -258,6 +263,7 @@ class Driver:
             untrue=dict(crowd.untrue),
             examples=crowd.examples,
             order_ids=sorted(crowd.order_ids),
+            empty_handed=crowd.empty_handed(self._job.empty_handed_max),
             p50_ms=histogram.get_value_at_percentile(50) / 1000,
             p99_ms=histogram.get_value_at_percentile(99) / 1000,
             max_ms=histogram.get_max_value() / 1000,

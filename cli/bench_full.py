@@ -41,7 +41,9 @@ async def measure_full(place: Place, driver: Driver, effort: Effort) -> Measured
         stack = LocalStack(home, supervisor=supervisor)
         opened.push_async_callback(stack.stop)
         settings = _settings(await stack.start(), home, place)
-        services = Services(supervisor, ServicePlan(settings, home, 1, with_reconciler=False, with_ops=False))
+        services = Services(
+            supervisor, ServicePlan(settings, home, 1, with_reconciler=False, with_ops=False, with_sandbox=False)
+        )
         opened.push_async_callback(services.stop)
         await services.start()
         clients = await opened.enter_async_context(open_clients(settings))

@@ -35,6 +35,7 @@ from domain.settings import Settings, load_settings
 from stack.errors import StackError
 from stack.locks import lock_file
 from stack.paths import state_dir
+from stack.ports import free_port
 from stack.runtime import Runtime, read_runtime
 from stack.servers import Endpoints, LocalStack
 from stack.supervisor import Event, Supervisor
@@ -63,8 +64,9 @@ def demo(
 ) -> None:
     """Sell a sample campaign to a crowd of real HTTP buyers and prove that each unit was sold exactly once.
 
-    Starts Redis, Kafka, MariaDB, gateway, relay and consumer in a home of their own, and stops them at the end. Exit
-    code 1 if anything disagrees, or if a buyer was told anything untrue.
+    Most buyers pay, some cancel, some let their order expire, and others buy what comes back. Starts Redis, Kafka,
+    MariaDB and flashgate's processes in a home of their own, and stops them at the end. Exit code 1 if anything
+    disagrees, or if a buyer was told anything untrue.
     """
     if kind is not Kind.SALE:
         raise OperationRefusedError(f"--kind {kind} is not built yet, it comes later; there is --kind sale")
@@ -72,14 +74,14 @@ def demo(
     _both_signals_interrupt()
     view = View(Console(stderr=True, highlight=False))
     with _only_demo() as home:
-        campaign = sample_campaign(stock)
+        campaign = sample_campaign(buyers, stock)
         act = Act(home, campaign, view, buyers, workers)
         sale = _sell_and_keep(act, view) if keep else _run(act, view)
     wrong = contradictions(
         sale.facts,
-        told=sale.result.order_ids,
+        told=sale.told,
         stored=sale.stored,
-        untrue=sale.result.untrue,
+        untrue={**sale.result.untrue, **(sale.life.wrong if sale.life else {})},
         notes=[line for one in sale.report.campaigns for line in one.explanations],
     )
     _tell(Console(stderr=json, highlight=False), sale, wrong)
@@ -153,7 +155,11 @@ def _stop_kept(home: Path) -> None:
 def _settings(endpoints: Endpoints, home: Path) -> Settings:
     """Return the demo's own settings: no file or environment leads it to servers of another purpose."""
     settings = load_settings(defaults=local_defaults(endpoints, home))
-    return msgspec.structs.replace(settings, gateway=msgspec.structs.replace(settings.gateway, port=0))
+    return msgspec.structs.replace(
+        settings,
+        gateway=msgspec.structs.replace(settings.gateway, port=0),
+        sandbox=msgspec.structs.replace(settings.sandbox, port=free_port()),
+    )
 
 
 # -- the demo itself -----------------------------------------------------------------------------------------------
@@ -220,7 +226,7 @@ class Act:
         supervisor = Supervisor(on_event=self._tell_event)
         endpoints = self.endpoints or await self._start_servers(supervisor, opened)
         settings = _settings(endpoints, self.home)
-        view.say(f"starting {self.workers} gateway workers, relay and consumer …")
+        view.say(f"starting {self.workers} gateway workers, relay, consumer, lifecycle and payment sandbox …")
         plan = ServicePlan(settings, self.home, self.workers, with_reconciler=False, with_ops=False)
         services = Services(supervisor, plan)
         opened.push_async_callback(services.stop)
@@ -232,7 +238,9 @@ class Act:
         crowd = await opened.enter_async_context(CrowdLink(job, self.home / "logs" / "crowd.log"))
         lanes = await crowd.ready()
         view.say(f"{self.buyers:,} buyers on {lanes} connections want {campaign.sku[0].stock:,}: go")
-        return await sell(settings, clients, campaign, crowd, view, buyers=self.buyers)
+        return await sell(
+            settings, clients, campaign, crowd, view, buyers=self.buyers, gateway_url=services.gateway_url
+        )
 
     async def _start_servers(self, supervisor: Supervisor, opened: contextlib.AsyncExitStack) -> Endpoints:
         stack = LocalStack(self.home, supervisor=supervisor, note=self.view.say)
@@ -274,8 +282,9 @@ def _tell(console: Console, sale: Sale, wrong: list[str]) -> None:
         console.print(escape(line))
     if not wrong:
         console.print(
-            f"[bold green]Proved:[/bold green] {facts.sold:,} of {facts.stock:,} units were sold, each exactly once. "
-            "Whoever was told 202 has one order in MySQL, nobody else has one, and no answer contradicted another."
+            f"[bold green]Proved:[/bold green] {facts.sold:,} of {facts.stock:,} units are sold, each to one buyer"
+            f"{f', {facts.paid:,} of them paid' if facts.paid else ''}; {facts.sold_again:,} came back and were sold "
+            "again. Who was told 202 has one order in MySQL, nobody else has one, and no answer contradicted another."
         )
 
 
@@ -288,9 +297,17 @@ def _books(sale: Sale) -> Table:
     )
     for column in books.columns[1:]:
         column.justify = "right"
-    books.add_row("orders", *(f"{n:,}" for n in (facts.accepted, sku.redis_held, sku.kafka_distinct, sku.mysql_rows)))
+    orders = (facts.accepted, facts.redis_taken, facts.kafka_distinct, facts.mysql_rows)
+    books.add_row("orders accepted", *(f"{n:,}" for n in orders))
+    books.add_row("  paid", "", "", "", f"{facts.paid:,}")
+    if facts.unpaid:
+        books.add_row("  not paid yet", "", "", "", f"{facts.unpaid:,}")
+    given_back = facts.cancelled + facts.expired + facts.refunded
+    books.add_row("  cancelled, expired", "", f"{facts.redis_returned:,}", "", f"{given_back:,}")
+    books.add_row("  of them, sold again", f"{facts.sold_again:,}")
     books.add_row("units sold", "", f"{sku.taken - sku.returned:,}", "", f"{sku.mysql_sold:,}")
     books.add_row("units left", "", f"{sku.remaining:,}", "", f"{sku.allocated - sku.mysql_sold:,}")
+    books.add_row("units in all", f"{facts.stock:,}", f"{sku.allocated:,}", "", f"{sku.allocated:,}", end_section=True)
     books.add_row("sold out", f"{facts.sold_out:,}")
     books.add_row("rate limited", f"{facts.rate_limited:,}")
     books.add_row("failed", f"{facts.failed:,}", end_section=True)

@@ -9,11 +9,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What `demo --json` prints.
 
     Attributes:
-        accepted: distinct order ids answered 202; the four from here to `failed` add up to `buyers`.
+        accepted: distinct order ids answered 202; the four from here to `failed` add up to `buyers`. Who was told
+            SOLD_OUT and bought later what had come back counts here, not there.
         confirmed: orders whose row holds a unit at the end.
         released: the other orders.
         sold: units held at the end by MySQL.
         mysql_rows: order rows.
+        redis_taken, redis_returned: units that Redis has handed out and got back.
+        paid, unpaid, cancelled, expired, refunded: order rows by their status at the end.
+        sold_again: orders of units that had come back.
         offered_per_s: requests sent, a second, from the opening to the last answer.
         accepted_per_s: orders accepted, a second, from the opening to the last acceptance.
         p50_ms, p99_ms: from the moment a buyer was ready to send to the answer.
@@ -34,6 +38,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     sold: int
     mysql_rows: int
     redis_taken: int
+    redis_returned: int
+    paid: int
+    unpaid: int
+    cancelled: int
+    expired: int
+    refunded: int
+    sold_again: int
     kafka_distinct: int
     drift: int
     offered_per_s: float
@@ -63,13 +74,25 @@ def contradictions(
         found.append(f"{facts.buyers} buyers came, {served + facts.rate_limited + facts.failed} know where they stand")
     if facts.failed:
         found.append(f"{facts.failed} buyers got no usable answer")
-    wanted = min(facts.stock, served)
-    if facts.sold != wanted:
-        found.append(f"{facts.sold} units sold, {wanted} should have been")
+    if facts.sold_out and facts.sold != facts.stock:
+        found.append(f"{facts.sold_out} buyers went away empty-handed, and {facts.stock - facts.sold} units are left")
+    if facts.sold > facts.stock:
+        found.append(f"{facts.sold} units sold of {facts.stock}")
     same = {
-        name: getattr(facts, name) for name in ("accepted", "confirmed", "mysql_rows", "redis_taken", "kafka_distinct")
+        "mysql_rows": facts.mysql_rows,
+        "kafka_distinct": facts.kafka_distinct,
+        "confirmed + released": facts.confirmed + facts.released,
+        "orders by status": facts.paid + facts.unpaid + facts.cancelled + facts.expired + facts.refunded,
     }
-    found += [f"{name} is {count}, sold is {facts.sold}" for name, count in same.items() if count != facts.sold]
+    found += [
+        f"{name} is {count}, accepted is {facts.accepted}" for name, count in same.items() if count != facts.accepted
+    ]
+    held = {
+        "confirmed": facts.confirmed,
+        "redis_taken - redis_returned": facts.redis_taken - facts.redis_returned,
+        "paid + unpaid": facts.paid + facts.unpaid,
+    }
+    found += [f"{name} is {count}, sold is {facts.sold}" for name, count in held.items() if count != facts.sold]
     lost, unasked = set(told) - set(stored), set(stored) - set(told)
     if lost:
         found.append(f"{len(lost)} accepted orders are not in MySQL, {min(lost)} for one")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,21 +11,26 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import aiohttp
 import msgspec
 
 from adapters.mysql import Pool, query
 from adapters.stock import move_campaign
 from bench.crowd_link import LANES_MAX, CrowdLink
 from bench.crowd_messages import Job, Result
+from cli import demo_life
 from cli.campaign import load_into, read_campaign_file
 from cli.clients import Clients
+from cli.demo_life import Buyers, Life
 from cli.demo_proof import Facts
 from cli.demo_view import View
 from consumers.reconcile import reconcile
 from consumers.reconcile_report import Report
 from domain.campaign import Campaign
 from domain.errors import BackendError, ConfigError
+from domain.order_state import OrderStatus
 from domain.settings import Settings
+from gateway.app import read_key
 from stack.paths import PROJECT_ROOT
 
 SAMPLE: Final = PROJECT_ROOT / "examples" / "sale.toml"
@@ -43,12 +49,16 @@ class Sale:
     facts: Facts
     result: Result
     report: Report
+    told: set[str]
+    """Order ids that buyers were told."""
     stored: list[str]
     """Order ids in MySQL."""
+    life: Life | None
+    """What became of the orders afterwards; None: there were too many for the demo to let them pay."""
 
 
-def sample_campaign(stock: int) -> Campaign:
-    """Return the sample campaign, open now, with so much stock.
+def sample_campaign(buyers: int, stock: int) -> Campaign:
+    """Return the sample campaign, open now, with so much stock and a time to pay that suits so many buyers.
 
     Raises:
         ConfigError: the file has become another one than the crowd knows to behave in.
@@ -58,6 +68,8 @@ def sample_campaign(stock: int) -> Campaign:
         raise ConfigError(f"{SAMPLE.name}: the demo needs one SKU, with per_user = 1")
     now = datetime.now(UTC)
     head = msgspec.structs.replace(campaign.campaign, opens_at=now - WINDOW, closes_at=now + WINDOW)
+    if min(buyers, stock) <= demo_life.STOCK_MAX:
+        head = msgspec.structs.replace(head, pay_within_s=demo_life.pay_within_s(buyers, stock))
     sku = msgspec.structs.replace(campaign.sku[0], stock=stock)
     return msgspec.structs.replace(campaign, campaign=head, sku=(sku,))
 
@@ -81,13 +93,22 @@ def crowd_job(settings: Settings, gateway_url: str, campaign: Campaign, buyers: 
         buyers=buyers,
         seed=SEED,
         lanes=LANES_MAX,
+        pay_within_s=campaign.campaign.pay_within_s,
+        empty_handed_max=demo_life.STOCK_MAX,
     )
 
 
 async def sell(
-    settings: Settings, clients: Clients, campaign: Campaign, crowd: CrowdLink, view: View, *, buyers: int
+    settings: Settings,
+    clients: Clients,
+    campaign: Campaign,
+    crowd: CrowdLink,
+    view: View,
+    *,
+    buyers: int,
+    gateway_url: str,
 ) -> Sale:
-    """Let a ready crowd loose, and return what came of it once MySQL has every accepted order, or never will.
+    """Let a ready crowd loose, have orders paid, cancelled and expire, and return what came of it.
 
     Raises:
         FlashgateError: a server or the crowd failed.
@@ -100,16 +121,19 @@ async def sell(
             drained_s = await arrivals.wait_for(len(result.order_ids))
     scripts = _since(scripts, await _script_calls(clients))
     inserts = _since(inserts, await _insert_statements(clients.orders))
+    life = await _live_on(settings, clients, campaign, view, result, gateway_url)
     view.say("comparing Redis, Kafka and MySQL …")
     report = await reconcile(settings, [campaign.id])
     (compared,) = report.campaigns
     rows = await query(clients.orders, "SELECT order_id FROM orders WHERE campaign_id = %s", (campaign.id,))
+    again = life.accepted_ids if life else set()
+    statuses = life.statuses if life else Counter({OrderStatus.CONFIRMED: compared.confirmed})
     facts = Facts(
         kind=campaign.campaign.kind,
         buyers=buyers,
         stock=stock,
-        accepted=len(result.order_ids),
-        sold_out=result.sold_out,
+        accepted=len(again.union(result.order_ids)),
+        sold_out=result.sold_out - len(again),
         rate_limited=result.rate_limited,
         failed=result.failed,
         confirmed=compared.confirmed,
@@ -118,6 +142,13 @@ async def sell(
         mysql_rows=compared.mysql_rows,
         redis_taken=compared.redis_taken,
         kafka_distinct=compared.kafka_distinct,
+        redis_returned=sum(sku.returned for sku in compared.skus),
+        paid=statuses[OrderStatus.PAID],
+        unpaid=statuses[OrderStatus.CONFIRMED],
+        cancelled=statuses[OrderStatus.CANCELLED],
+        expired=statuses[OrderStatus.EXPIRED],
+        refunded=statuses[OrderStatus.REFUNDED],
+        sold_again=len(again),
         drift=report.drift,
         offered_per_s=_rate(result.sent, result.seconds),
         accepted_per_s=_rate(len(result.order_ids), result.accepting_s),
@@ -127,7 +158,34 @@ async def sell(
         evalsha_calls=scripts,
         insert_statements=inserts,
     )
-    return Sale(facts, result, report, [order_id for (order_id,) in rows])
+    return Sale(facts, result, report, again.union(result.order_ids), [order_id for (order_id,) in rows], life)
+
+
+async def _live_on(
+    settings: Settings, clients: Clients, campaign: Campaign, view: View, result: Result, gateway_url: str
+) -> Life | None:
+    """Have most orders paid, and what is not paid sold again; None if there are too many for that."""
+    if len(result.order_ids) > demo_life.STOCK_MAX:
+        view.say(f"more than {demo_life.STOCK_MAX:,} orders: they are left unpaid")
+        return None
+    orders = await query(
+        clients.orders,
+        "SELECT order_id, user_id FROM orders WHERE campaign_id = %s AND status = %s ORDER BY order_id",
+        (campaign.id, OrderStatus.CONFIRMED),
+    )
+    view.say(f"{len(orders):,} orders are to be paid within {campaign.campaign.pay_within_s} s …")
+    timeout = aiohttp.ClientTimeout(total=settings.gateway.answer_timeout_s * 2)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        buyers = Buyers(settings, read_key(settings), campaign, gateway_url, session, seed=SEED)
+        return await demo_life.live_on(
+            buyers,
+            clients,
+            campaign,
+            view,
+            orders=[(order_id, user_id) for order_id, user_id in orders],
+            empty_handed=result.empty_handed,
+            accepted=len(result.order_ids),
+        )
 
 
 class _Arrivals:

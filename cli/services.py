@@ -37,6 +37,8 @@ class ServicePlan:
     workers: int
     with_reconciler: bool = True
     with_ops: bool = True
+    with_sandbox: bool = True
+    """Run the payment sandbox, too, and have payments go there."""
 
 
 class Services:
@@ -59,6 +61,21 @@ class Services:
         """Where the ops plane is."""
         ops = self._plan.settings.ops
         return f"http://{ops.host}:{ops.port}"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the processes get: with the sandbox, payments go there, and its callbacks come here."""
+        settings = self._plan.settings
+        if not self._plan.with_sandbox:
+            return settings
+        sandbox = msgspec.structs.replace(
+            settings.sandbox,
+            callback_url=f"{self.gateway_url}/v1/webhooks/payment",
+            database=str(self._plan.home / "sandbox.sqlite"),
+        )
+        host = f"[{sandbox.host}]" if ":" in sandbox.host else sandbox.host
+        payment = msgspec.structs.replace(settings.payment, provider_url=f"http://{host}:{sandbox.port}")
+        return msgspec.structs.replace(settings, sandbox=sandbox, payment=payment)
 
     async def start(self) -> None:
         """Bring the schemas up to date, open the sockets, start everything, and wait until it is ready.
@@ -106,7 +123,7 @@ class Services:
         shutil.rmtree(counts, ignore_errors=True)
         counts.mkdir(parents=True)
         env = {
-            **as_environment(msgspec.to_builtins(self._plan.settings)),
+            **as_environment(msgspec.to_builtins(self.settings)),
             "PYTHONPATH": str(PROJECT_ROOT),
             MULTIPROCESS_DIR: str(counts),
         }
@@ -128,7 +145,13 @@ class Services:
             worker = spec(f"gateway {number}", *args)
             specs.append(dataclasses.replace(worker, pass_fds=(listener.fileno(),), ready=_exists(ready_file)))
         specs.append(spec("relay", "relay"))
-        specs.append(spec("consumer orders", "consume", "orders"))
+        specs += [
+            spec("consumer orders" if number == 1 else f"consumer orders {number}", "consume", "orders")
+            for number in range(1, self._plan.settings.consumer.processes + 1)
+        ]
+        specs.append(spec("lifecycle", "lifecycle"))
+        if self._plan.with_sandbox:
+            specs.append(spec("payment sandbox", "sandbox", "run"))
         if self._plan.with_reconciler:
             specs.append(spec("reconciler", "reconcile", "--watch"))
         if self._plan.with_ops:

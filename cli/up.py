@@ -31,18 +31,21 @@ def up(
     ops_port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="Ops plane; default 9090, or a free one.")
     ] = None,
+    sandbox: Annotated[
+        bool, typer.Option(help="Run the payment sandbox; without it payments go to payment.provider_url.")
+    ] = True,
 ) -> None:
     """Run servers, gateway, relay, consumers and reconciler until Ctrl-C; whatever dies is started again."""
-    asyncio.run(_up(workers, port, ops_port))
+    asyncio.run(_up(workers, port, ops_port, with_sandbox=sandbox))
 
 
-async def _up(workers: int | None, port: int | None, ops_port: int | None) -> None:
+async def _up(workers: int | None, port: int | None, ops_port: int | None, *, with_sandbox: bool) -> None:
     setproctitle("flashgate: up")
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     supervisor = Supervisor(on_event=_tell)
-    running = asyncio.create_task(_run(supervisor, workers, port, ops_port))
+    running = asyncio.create_task(_run(supervisor, workers, port, ops_port, with_sandbox=with_sandbox))
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
     try:
@@ -55,7 +58,9 @@ async def _up(workers: int | None, port: int | None, ops_port: int | None) -> No
         told.cancel()
 
 
-async def _run(supervisor: Supervisor, workers: int | None, port: int | None, ops_port: int | None) -> None:
+async def _run(
+    supervisor: Supervisor, workers: int | None, port: int | None, ops_port: int | None, *, with_sandbox: bool
+) -> None:
     """Start everything and stay until cancelled, which stops everything."""
     present = read_runtime()
     stack = None if present else LocalStack(stack_home(), supervisor=supervisor, note=console.print)
@@ -70,11 +75,13 @@ async def _run(supervisor: Supervisor, workers: int | None, port: int | None, op
             endpoints, home = present.endpoints, present.home
             console.print("using the servers that run already; they are left running at the end")
         settings = choose_ports(load(), port, ops_port)
-        plan = ServicePlan(settings, home, workers or settings.gateway.workers)
+        plan = ServicePlan(settings, home, workers or settings.gateway.workers, with_sandbox=with_sandbox)
         services = Services(supervisor, plan)
         await services.start()
         if stack is not None:
             urls = {"gateway": services.gateway_url, "ops": services.ops_url}
+            if with_sandbox:
+                urls["sandbox"] = services.settings.payment.provider_url
             write_runtime(home, endpoints, owner="up", services=urls)
         _show(services, settings, plan)
         await asyncio.Event().wait()
@@ -95,10 +102,14 @@ def choose_ports(settings: Settings, port: int | None, ops_port: int | None) -> 
         ops_port = ops.port if is_free(ops.port) else 0
     if ops_port == 0:
         ops_port = free_port(taken=(port,))
+    sandbox_port = settings.sandbox.port
+    if sandbox_port == 0 or not is_free(sandbox_port):
+        sandbox_port = free_port(taken=(port, ops_port))
     return msgspec.structs.replace(
         settings,
         gateway=msgspec.structs.replace(gateway, port=port),
         ops=msgspec.structs.replace(ops, port=ops_port),
+        sandbox=msgspec.structs.replace(settings.sandbox, port=sandbox_port),
     )
 
 
@@ -106,6 +117,8 @@ def _show(services: Services, settings: Settings, plan: ServicePlan) -> None:
     table = Table("what", "where", title="flashgate is up", title_justify="left")
     table.add_row("buyer plane", f"{services.gateway_url}   ({plan.workers} workers, docs at /docs)")
     table.add_row("ops plane", f"{services.ops_url}/metrics   (token in {settings.ops.token_file})")
+    if plan.with_sandbox:
+        table.add_row("payments", f"{services.settings.payment.provider_url}   (sandbox: no money moves)")
     table.add_row("Redis", f"{settings.redis.host}:{settings.redis.port}")
     table.add_row("Kafka", settings.kafka.bootstrap)
     table.add_row("logs", str(plan.home / "logs"))

@@ -30,7 +30,9 @@ async def running(settings: Settings, home: Path, workers: int) -> AsyncIterator
     """Run workers, relay and consumer as processes; yields their supervisor and the gateway's URL."""
     free = msgspec.structs.replace(settings, gateway=msgspec.structs.replace(settings.gateway, port=0))
     supervisor = hooks.make_supervisor()
-    services = Services(supervisor, ServicePlan(free, home, workers, with_reconciler=False, with_ops=False))
+    services = Services(
+        supervisor, ServicePlan(free, home, workers, with_reconciler=False, with_ops=False, with_sandbox=False)
+    )
     await services.start()
     try:
         yield supervisor, services.gateway_url

@@ -18,6 +18,13 @@ SOUND = Facts(
     sold=3,
     mysql_rows=3,
     redis_taken=3,
+    redis_returned=0,
+    paid=3,
+    unpaid=0,
+    cancelled=0,
+    expired=0,
+    refunded=0,
+    sold_again=0,
     kafka_distinct=3,
     drift=0,
     offered_per_s=1.0,
@@ -43,6 +50,37 @@ def test_a_sound_sale_contradicts_nothing() -> None:
     assert said(SOUND) == []
     assert said(msgspec.structs.replace(SOUND, stock=9, sold_out=0, buyers=3)) == []
     assert said(msgspec.structs.replace(SOUND, stock=9, sold_out=0, rate_limited=7)) == []
+
+
+SOLD_AGAIN = msgspec.structs.replace(
+    SOUND,
+    accepted=5,
+    sold_out=5,
+    released=2,
+    mysql_rows=5,
+    kafka_distinct=5,
+    redis_taken=5,
+    redis_returned=2,
+    cancelled=1,
+    expired=1,
+    sold_again=2,
+)
+
+
+def test_units_that_came_back_and_were_sold_again_are_sound() -> None:
+    """More orders than units are as promised if the others gave theirs back."""
+    ids = ["a", "b", "c", "d", "e"]
+    assert contradictions(SOLD_AGAIN, told=ids, stored=ids, untrue={}, notes=[]) == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"redis_returned": 1}, {"expired": 0}, {"released": 1}, {"unpaid": 1}, {"stock": 4}]
+)
+def test_a_unit_that_came_back_and_is_not_accounted_for_is_told(changes: dict[str, int]) -> None:
+    """Every unit that came back is accounted for: held by another order, or left with nobody who wants it."""
+    ids = ["a", "b", "c", "d", "e"]
+    facts = msgspec.structs.replace(SOLD_AGAIN, **changes)
+    assert contradictions(facts, told=ids, stored=ids, untrue={}, notes=[])
 
 
 @pytest.mark.parametrize(
