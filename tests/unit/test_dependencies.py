@@ -10,10 +10,18 @@ import pytest
 
 from stack.paths import PROJECT_ROOT
 
-PRODUCT = ("adapters", "bench", "cli", "consumers", "domain", "gateway", "migrations", "stack")
+PRODUCT = ("adapters", "bench", "cli", "consumers", "domain", "gateway", "lifecycle", "migrations", "sandbox", "stack")
 OF_IMPORT = {"jwt": "pyjwt", "hdrh": "hdrhistogram", "prometheus_client": "prometheus-client"}
 IO_MODULES = ("redis", "aiohttp", "aiokafka", "aiomysql", "pymysql", "asyncio", "socket", "subprocess")
-DECISIONS = ("gateway.view", "gateway.holders", "gateway.requests", "gateway.answers", "consumers.batch")
+DECISIONS = (
+    "gateway.view",
+    "gateway.holders",
+    "gateway.requests",
+    "gateway.answers",
+    "consumers.batch",
+    "consumers.backlog",
+    "lifecycle.rules",
+)
 
 
 def declared(group: str = "") -> set[str]:

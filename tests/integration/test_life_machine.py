@@ -1,0 +1,381 @@
+"""Random lives of orders against the whole stack: whatever happens in whatever order, the books are right.
+
+Gateway worker, relay, consumer, keeper and provider run all the while in a thread of their own, on real servers. After
+every step Redis's own equation holds and MySQL has sold no more than Redis has handed out; at the end of an example
+everything is drained and must agree exactly.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, note
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from adapters.catalog import set_allocated
+from adapters.mysql import query, transaction
+from adapters.stock import move_campaign, read_snapshot, top_up
+from consumers.reconcile import reconcile
+from domain.errors import OperationRefusedError
+from domain.order import order_id
+from domain.order_state import OrderStatus
+from domain.settings import Settings
+from lifecycle.provider import ProviderState
+from sandbox.rules import Payment
+from tests.support.life import assert_settled, new_keeper
+from tests.support.provider import SandboxHandle, adapter, callback_body, sandbox
+from tests.support.shop import SKU, Said, Shop, open_shop, until_true
+
+T = TypeVar("T")
+
+STEPS: Final = 30
+SAME_EXAMPLES: Final = 20
+"""So many are the same in every run; who asks for more gets new ones."""
+STOCK: Final = 4
+PER_USER: Final = 3
+PRICE: Final = 5_900
+USERS: Final = ["ann", "bob", "cem", "dee"]
+KEYS: Final = ["one", "two", "three"]
+WAIT_S: Final = 60.0
+
+OPEN_WORK: Final = (
+    "SELECT COUNT(*) FROM stock_return WHERE campaign_id = %s AND done_at_ms IS NULL",
+    "SELECT COUNT(*) FROM orders WHERE campaign_id = %s AND status = 'confirmed' AND pay_by_ms = 1",
+    "SELECT COUNT(*) FROM payment WHERE campaign_id = %s AND status IN "  # noqa: ISC004 -- one statement
+    "('creating', 'unknown', 'reacquiring', 'refund_due')",
+)
+"""What has to come to 0 before the books can be right."""
+
+REFUSALS: Final = frozenset({"SOLD_OUT", "LIMIT_REACHED", "KEY_REUSED", "ENDED"})
+"""What a buyer may be told instead of 202."""
+
+
+@dataclass
+class World:
+    """Everything that runs, and the loop that it runs in."""
+
+    settings: Settings
+    url: str
+    provider: SandboxHandle
+    loop: asyncio.AbstractEventLoop
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something in the world's loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT_S)
+
+
+@contextlib.asynccontextmanager
+async def _running(settings: Settings) -> Any:
+    hasty = msgspec.structs.replace(
+        settings,
+        lifecycle=msgspec.structs.replace(settings.lifecycle, poll_ms=20, check_after_s=0.2, retry_max_s=0.5),
+    )
+    async with (
+        sandbox(hasty) as (told, provider),
+        open_shop(told) as base,
+        base.worker() as url,
+        base.relay(),
+        base.consumer(),
+        adapter(told, provider) as client,
+        new_keeper(told, base, provider=client) as (keeper, _),
+    ):
+        provider.callback_to(url)
+        running = asyncio.create_task(keeper.run())
+        yield World(told, url, provider, asyncio.get_running_loop())
+        keeper.stop()
+        await running
+
+
+@contextlib.contextmanager
+def open_world(settings: Settings) -> Iterator[World]:
+    """Run everything in a thread of its own."""
+    opened: list[World] = []
+    ready, done = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    async def live() -> None:
+        async with _running(settings) as world:
+            opened.append(world)
+            ready.set()
+            await asyncio.to_thread(done.wait)
+
+    def run() -> None:
+        try:
+            asyncio.run(live())
+        except BaseException as error:  # noqa: BLE001 -- raised again in the test's own thread
+            failures.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        ready.wait()
+        if failures:
+            raise failures[0]
+        yield opened[0]
+    finally:
+        done.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+class Attempt(NamedTuple):
+    """A purchase that was tried; the same buyer and key are the same order."""
+
+    id: str
+    user: str
+    key: str
+
+
+class OrderLives(RuleBasedStateMachine):
+    """One campaign, a few buyers, and everything that may befall them."""
+
+    world: ClassVar[World]
+    orders = Bundle("orders")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bought: dict[str, int] = {}
+        """Order id → quantity of what was answered 202."""
+        self.closed = False
+        self._exit = contextlib.AsyncExitStack()
+        shop = open_shop(self.world.settings, stock=STOCK, per_user=PER_USER)
+        self.shop: Shop = self.world.do(self._exit.enter_async_context(shop))
+        self.world.do(self._seen())
+
+    async def _seen(self) -> None:
+        """Wait until the worker knows the campaign."""
+
+        async def known() -> bool:
+            return (await self.shop.get(self.world.url, f"/v1/campaigns/{self.shop.id}")).status == 200
+
+        await until_true(known)
+
+    # -- what may happen ---------------------------------------------------------------------------------------
+
+    @rule(target=orders, user=st.sampled_from(USERS), key=st.sampled_from(KEYS), quantity=st.integers(1, 2))
+    def buy(self, user: str, key: str, quantity: int) -> Attempt:
+        """Somebody buys; an acceptance is for ever, and under one key there is one order.
+
+        What comes of it depends on how far the stack has got, so the attempt is what other steps draw, bought or not.
+        """
+        said = self.world.do(self.shop.buy(self.world.url, user, key, quantity))
+        attempt = Attempt(order_id(self.shop.id, user, key), user, key)
+        known = self.bought.get(attempt.id)
+        note(f"{user} {key} {quantity}: {said.status} {said.code}")
+        if known is not None:
+            # What was accepted stays accepted, and under its key nothing else is.
+            assert said.code == ("ACCEPTED" if known == quantity else "KEY_REUSED")
+        elif said.status == 202:
+            assert said.body["order_id"] == attempt.id
+            assert not self.closed
+            self.bought[attempt.id] = quantity
+        else:
+            assert said.code in REFUSALS
+            assert (said.code == "ENDED") == self.closed
+        return attempt
+
+    @rule(order=orders)
+    def replay(self, order: Attempt) -> None:
+        """A retry gets the same acceptance, whatever has become of the order."""
+        if order.id in self.bought:
+            buy = self.shop.buy(self.world.url, order.user, order.key, self.bought[order.id])
+            said = self.world.do(buy)
+            assert (said.status, said.body.get("order_id")) == (202, order.id)
+            assert said.headers.get("Idempotent-Replayed") == "true"
+
+    @rule(order=orders, key=st.sampled_from(KEYS))
+    def begin_payment(self, order: Attempt, key: str) -> None:
+        """The buyer asks where to pay, and leaves it at that."""
+        self._begin(order, key)
+
+    @rule(order=orders, key=st.sampled_from(KEYS), approve=st.booleans())
+    def pay(self, order: Attempt, key: str, *, approve: bool) -> None:
+        """The buyer pays, or is declined."""
+        payment_id = self._begin(order, key)
+        if payment_id:
+            act = self.world.provider.pay if approve else self.world.provider.decline
+            self.world.do(act(payment_id))
+
+    @rule(order=orders)
+    def pay_at_last(self, order: Attempt) -> None:
+        """The buyer, who had the page open all the while, pays there."""
+        for payment in self.world.do(self._payments_of(order)):
+            if payment.state is ProviderState.PENDING:
+                self.world.do(self.world.provider.pay(payment.payment_id))
+
+    @rule(order=orders, state=st.sampled_from([ProviderState.APPROVED, ProviderState.DECLINED]))
+    def duplicate_callback(self, order: Attempt, state: ProviderState) -> None:
+        """The provider says again what it has said, or what it will say, of a payment."""
+        for payment in self.world.do(self._payments_of(order)):
+            if payment.state in {ProviderState.APPROVED, ProviderState.REFUNDED} or (
+                payment.state is state is ProviderState.DECLINED
+            ):
+                told = ProviderState.DECLINED if state is ProviderState.DECLINED else ProviderState.APPROVED
+                body = callback_body(payment.payment_id, told, payment.amount_cents)
+                said = self.world.do(self.shop.call_back(self.world.url, body, self.world.provider.signed(body)))
+                assert said.status == 204
+
+    @rule(order=orders)
+    def forged_callback(self, order: Attempt) -> None:
+        """A callback that is unsigned, or signed long ago, changes nothing and is told so."""
+        for payment in self.world.do(self._payments_of(order)):
+            body = callback_body(payment.payment_id, "approved", payment.amount_cents)
+            for headers in ({}, self.world.provider.signed(body, at_s=1_000_000)):
+                said = self.world.do(self.shop.call_back(self.world.url, body, headers))
+                assert (said.status, said.code) == (401, "UNAUTHENTICATED")
+
+    @rule(order=orders)
+    def cancel(self, order: Attempt) -> None:
+        """The buyer cancels, if he still may."""
+        said = self.world.do(self._ready(lambda: self.shop.cancel(self.world.url, order.id, order.user)))
+        possible = {"200", "STATE"} if order.id in self.bought else {"NOT_FOUND"}
+        assert said.code in possible, said
+
+    @rule(order=orders)
+    def let_expire(self, order: Attempt) -> None:
+        """The time to pay is over."""
+        self.world.do(self._make_due(order.id))
+
+    @rule(units=st.integers(-2, 3))
+    def add_stock(self, units: int) -> None:
+        """An operator adds units; fewer than one is refused."""
+        with contextlib.nullcontext() if units > 0 else pytest.raises(OperationRefusedError):
+            self.world.do(self._top_up(units))
+
+    @rule()
+    def close(self) -> None:
+        """An operator closes the campaign, once something has happened; closing twice is refused."""
+        if len(self.bought) > STOCK:
+            refused = pytest.raises(OperationRefusedError) if self.closed else contextlib.nullcontext()
+            with refused:
+                self.world.do(move_campaign(self.shop.clients.channel, self.shop.id, "close"))
+            self.closed = True
+
+    @rule(order=orders, user=st.sampled_from([*USERS, "eve"]))
+    def look(self, order: Attempt, user: str) -> None:
+        """Everyone is told how his own order stands, and nothing of another's."""
+        said = self.world.do(self.shop.status(self.world.url, order.id, user))
+        if user == order.user and order.id in self.bought:
+            assert (said.status, said.body["order_id"]) == (200, order.id)
+            assert said.body["status"] in set(OrderStatus)
+        else:
+            assert (said.status, said.code) == (404, "NOT_FOUND")
+
+    # -- what must hold ----------------------------------------------------------------------------------------
+
+    @invariant()
+    def redis_adds_up(self) -> None:
+        """Redis's equation holds, nothing is oversold, and MySQL has sold no more than Redis has handed out."""
+        self.world.do(self._check_books())
+
+    async def _check_books(self) -> None:
+        before = await read_snapshot(self.shop.clients.client, self.shop.id)
+        ((sold, allocated),) = await query(
+            self.shop.clients.orders, "SELECT sold, allocated FROM campaign_sku WHERE campaign_id = %s", (self.shop.id,)
+        )
+        after = await read_snapshot(self.shop.clients.client, self.shop.id)
+        assert before is not None
+        assert after is not None
+        for snapshot in (before, after):
+            for line in snapshot.stock.values():
+                assert line.allocated == line.remaining + line.taken - line.returned
+                assert line.remaining >= 0
+        # What Redis has handed out while MySQL was read lies between its two readings.
+        assert 0 <= sold <= after.stock[SKU].taken - before.stock[SKU].returned
+        assert sold <= allocated
+
+    def teardown(self) -> None:
+        """Drain, and hold everything against everything."""
+        try:
+            self.world.do(self._settle())
+        finally:
+            self.world.do(self._exit.aclose())
+
+    async def _settle(self) -> None:
+        async with asyncio.timeout(WAIT_S / 2):
+            await until_true(self._is_quiet)
+        assert set(self.shop.accepted) == set(self.bought)
+        await assert_settled(self.shop)
+        rows = await query(
+            self.shop.clients.orders, "SELECT order_id, status FROM orders WHERE campaign_id = %s", (self.shop.id,)
+        )
+        for made, status in rows:
+            charged = [
+                one.amount_cents for one in self.world.provider.payments_of(made) if one.state is ProviderState.APPROVED
+            ]
+            assert charged == ([PRICE * self.bought[made]] if status == OrderStatus.PAID else []), (made, status)
+        report = await reconcile(self.world.settings, [self.shop.id])
+        assert report.drift == 0, report
+        await self.shop.assert_replays(self.world.url)
+
+    async def _is_quiet(self) -> bool:
+        """Tell whether everything accepted is stored and nothing is owed or under way."""
+        pool, which = self.shop.clients.orders, (self.shop.id,)
+        if set(await self.shop.stored()) != set(self.bought) or self.world.provider.sandbox.store.undelivered():
+            return False
+        for sql in OPEN_WORK:
+            if (await query(pool, sql, which)) != [(0,)]:
+                return False
+        return True
+
+    async def _ready(self, ask: Callable[[], Awaitable[Said]]) -> Said:
+        """Ask again, as a buyer does, until the order is in MySQL."""
+        while True:
+            said = await ask()
+            if said.code != "NOT_READY":
+                return said
+            assert said.headers["Retry-After"] == "1"
+            await asyncio.sleep(0.01)
+
+    async def _payments_of(self, order: Attempt) -> list[Payment]:
+        """Return an order's payments as the provider knows them."""
+        return self.world.provider.payments_of(order.id)
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    def _begin(self, order: Attempt, key: str) -> str:
+        said = self.world.do(self._ready(lambda: self.shop.pay(self.world.url, order.id, order.user, key)))
+        note(f"payment: {said.status} {said.body}")
+        if said.status == 202:
+            return str(said.body["payment_id"]) if said.body["status"] == "pending" else ""
+        assert said.code in ({"STATE"} if order.id in self.bought else {"NOT_FOUND"}), said
+        return ""
+
+    async def _make_due(self, made: str) -> None:
+        async with transaction(self.shop.clients.orders) as cursor:
+            await cursor.execute("UPDATE orders SET pay_by_ms = 1 WHERE order_id = %s", (made,))
+
+    async def _top_up(self, units: int) -> None:
+        clients = self.shop.clients
+        allocated, _ = await top_up(clients.channel, self.shop.id, SKU, units, secrets.token_hex(8))
+        await set_allocated(clients.catalog, clients.orders, self.shop.id, SKU, allocated)
+
+
+@pytest.mark.timeout(900)
+def test_random_lives_of_orders(shared_settings: Settings, life_examples: int) -> None:
+    """A, B and C hold at the end of every random life, and A's equation after every step of it."""
+    with open_world(shared_settings) as world:
+        OrderLives.world = world
+        run_state_machine_as_test(
+            OrderLives,
+            settings=hypothesis_settings(
+                max_examples=life_examples,
+                stateful_step_count=STEPS,
+                deadline=None,
+                derandomize=life_examples <= SAME_EXAMPLES,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+                print_blob=True,
+            ),
+        )
