@@ -6,6 +6,7 @@ import sys
 import tempfile
 import tomllib
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -17,6 +18,8 @@ from stack.paths import PROJECT_ROOT
 MECHANISMS: Final = PROJECT_ROOT / "tests" / "mechanisms.toml"
 SWITCH_VARIABLE: Final = "FG_SWITCH_OFF"
 PROOF_TIMEOUT_S: Final = 300
+AT_ONCE: Final = 2
+"""Tests wait more than they compute; each of so many processes has servers of its own, and takes whole files."""
 ASSERTION_MARKS: Final = ("AssertionError", "assert ", "Failed: DID NOT RAISE")
 
 
@@ -49,7 +52,7 @@ def _run_all(pytest_args: list[str], *, everything: bool) -> int:
         if code:
             return code
     marks = () if everything else ("-m", "not slow")
-    return _python("-m", "pytest", *marks, *pytest_args).returncode
+    return _python("-m", "pytest", "-n", str(AT_ONCE), "--dist", "loadfile", *marks, *pytest_args).returncode
 
 
 def _python(*args: str, **env: str) -> "subprocess.CompletedProcess[bytes]":
@@ -74,12 +77,13 @@ def _prove() -> int:
     """Run each guarded test with its mechanism off; it must fail, and by an assertion."""
     failed = 0
     mechanisms = read_mechanisms()
-    for number, mechanism in enumerate(mechanisms, start=1):
-        verdict = _verdict(mechanism)
-        failed += verdict != ""
-        state = "NOT PROVED: " + verdict if verdict else "turns red"
-        typer.echo(f"[{number}/{len(mechanisms)}] fault {mechanism.fault}, {mechanism.switch} off: {state}")
-        typer.echo(f"    guards: {mechanism.guards}")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        verdicts = pool.map(_verdict, mechanisms)
+        for number, (mechanism, verdict) in enumerate(zip(mechanisms, verdicts, strict=True), start=1):
+            failed += verdict != ""
+            state = "NOT PROVED: " + verdict if verdict else "turns red"
+            typer.echo(f"[{number}/{len(mechanisms)}] fault {mechanism.fault}, {mechanism.switch} off: {state}")
+            typer.echo(f"    guards: {mechanism.guards}")
     typer.echo(f"{len(mechanisms) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
