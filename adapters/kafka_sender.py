@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from aiokafka.errors import KafkaError
 
 from adapters.kafka import start_bounded, stop_bounded
+from adapters.kafka_producer import discard_producer
 from domain.errors import BackendError
 
 
@@ -63,11 +64,17 @@ class KafkaSender:
                 ]
                 await asyncio.gather(*sent)
         except BaseException as error:
-            await self.close()
+            await self._discard()
             if isinstance(error, KafkaError | OSError):
                 names = ", ".join(sorted({one.topic for one in records}))
                 raise BackendError(f"Kafka: {names}: {type(error).__name__}: {error}") from error
             raise
+
+    async def _discard(self) -> None:
+        """End the producer, with what it has not sent: it would deliver that long after its successor has."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await discard_producer(producer)
 
     async def close(self) -> None:
         """Stop the producer, if there is one."""

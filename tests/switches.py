@@ -9,7 +9,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from tests import switches_http, switches_stock
+from tests import (
+    switches_consumers,
+    switches_deadletter,
+    switches_http,
+    switches_life,
+    switches_provider,
+    switches_reconcile,
+    switches_relay,
+    switches_stock,
+    switches_streams,
+)
 from tests.support.hooks import replace
 
 VARIABLE: Final = "FG_SWITCH_OFF"
@@ -19,7 +29,7 @@ def ledger_decides_new_rows() -> None:
     """Every row of a batch counts as new, whoever wrote it."""
     from consumers import batch
 
-    def always(_row: batch.LedgerRow, _nonce: bytes) -> bool:
+    def always(_deduction: batch.Deduction, _known: Mapping[batch.Deduction, batch.Origin]) -> bool:
         return True
 
     replace(batch, "is_new", always)
@@ -77,8 +87,15 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
     "counters_locked_first": counters_locked_first,
     "payloads_compared": payloads_compared,
     "offsets_wait_for_dead_letters": offsets_wait_for_dead_letters,
+    **switches_consumers.SWITCHES,
+    **switches_life.SWITCHES,
     **switches_stock.SWITCHES,
+    **switches_relay.SWITCHES,
     **switches_http.SWITCHES,
+    **switches_deadletter.SWITCHES,
+    **switches_provider.SWITCHES,
+    **switches_reconcile.SWITCHES,
+    **switches_streams.SWITCHES,
 }
 
 

@@ -45,8 +45,7 @@ def quantity_checked_in_script() -> None:
 
 def checks_before_writes() -> None:
     """The script touches the outbox only after it has written the stock."""
-    append = "last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'orders', "
-    append += "array_head(accepted) .. table.concat(items))"
+    append = "last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'p', last_id, 'orders', packed_items)"
     alter_script("admit_orders", "redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[4])", "false")
     after = "holders_length = redis.call('APPEND', KEYS[4], hashes_at(ARGV[5], holders, count))"
     alter_script("admit_orders", append, "")
