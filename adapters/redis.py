@@ -45,6 +45,10 @@ def make_client(settings: RedisSettings, *, connections_max: int = 16, block_ms:
     return redis.Redis.from_pool(pool)
 
 
+class ScriptFailedError(BackendError):
+    """Redis answered with an error: the script changed nothing, and fails on these keys, or Redis takes no writes."""
+
+
 class ScriptChannel:
     """One connection for script calls, which knows the run id of the server it is connected to.
 
@@ -88,7 +92,7 @@ class ScriptChannel:
                         # flush between loading and calling cannot come in between.
                         return await self._ask(connection, "EVAL", script.text, len(keys), *keys, *filled)
             except ResponseError as error:
-                raise BackendError(f"{script.name}: {error}") from error
+                raise ScriptFailedError(f"{script.name}: {error}") from error
             except ANSWERS_LOST as error:
                 self._discard()
                 raise OutcomeUnknownError(f"{script.name}: no answer from Redis: {error}") from error

@@ -49,6 +49,8 @@ class BatchReply(NamedTuple):
     """Outcome, and milliseconds to wait where it is rate limited."""
     sold_out: dict[str, int]
     """SKUs of the batch that have nothing left, with their epoch."""
+    run_id: str = ""
+    """Of the Redis that decided."""
 
 
 class StockLine(NamedTuple):
@@ -138,6 +140,7 @@ async def admit(
         holders_length=reply[3],
         decisions=[(_OUTCOMES[flat[i]], flat[i + 1]) for i in range(0, len(flat), 2)],
         sold_out={sold[i].decode(): sold[i + 1] for i in range(0, len(sold), 2)},
+        run_id=channel.run_id,
     )
 
 

@@ -73,7 +73,7 @@ class Counter:
     def __init__(self, key: bytes, *, left: int) -> None:
         now_s = time.monotonic()
         settings = GatewaySettings()
-        campaigns = Campaigns(cast("Any", None), cast("Any", None), lambda _campaign, _id: None, poll_s=1.0)
+        campaigns = Campaigns(cast("Any", None), cast("Any", None), lambda _campaign, _id, _run_id: None, poll_s=1.0)
         fields = {"kind": "sale", "state": "open", "run_id": "r", "opens_ms": "0", "closes_ms": str(1 << 50)}
         fields |= dict.fromkeys(("admit_per_s", "admit_burst", "user_per_s", "user_burst"), str(RATE))
         stock = {"blindbox-01": StockLine(left, 0, 0, left, 1, 1, 5_900)}

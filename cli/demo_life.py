@@ -33,6 +33,7 @@ LOOK_S: Final = 0.1
 TELL_S: Final = 1.0
 SETTLE_S: Final = 60.0
 """How long everything may take beyond the time to pay."""
+AS_JSON: Final = {"Accept": "application/json"}
 NOT_NOW: Final = frozenset({429, 503})
 OPEN_WORK: Final = (
     "SELECT (SELECT COUNT(*) FROM stock_return WHERE campaign_id = %s AND done_at_ms IS NULL) + "
@@ -109,11 +110,24 @@ class Buyers:
         """Begin a payment and pay where the answer says; returns the status of the answer, 202 if all went well."""
         status, body = await self._post(f"/v1/orders/{order_id}/payment", user, "pay")
         if status == 202 and body.get("status") == "pending":
-            async with self._session.post(
-                body["pay_url"], json={"decision": "approve"}, headers={"Accept": "application/json"}
-            ) as answer:
-                await answer.read()
-                return 202 if answer.status == 200 else answer.status
+            return await self._pay_there(str(body["pay_url"]))
+        return status
+
+    async def _pay_there(self, url: str) -> int:
+        """Pay on the provider's page; returns 202 if it was taken, else what was answered."""
+        status = 0
+        for _ in range(TRIES_MAX):
+            try:
+                async with self._session.post(url, json={"decision": "approve"}, headers=AS_JSON) as answer:
+                    await answer.read()
+                    status = answer.status
+            except (aiohttp.ClientError, TimeoutError):
+                status = 0
+            if status == 200:
+                return 202
+            if status and status not in NOT_NOW:
+                break
+            await asyncio.sleep(TRY_AGAIN_S)
         return status
 
     async def cancel(self, order_id: str, user: str) -> int:

@@ -212,12 +212,12 @@ class _Arrivals:
 
     async def _arrived(self) -> int:
         """Return how many there are; 0 while MySQL is away, which is no reason to end the sale."""
-        sql = "SELECT SUM(sold) FROM campaign_sku WHERE campaign_id = %s"
+        sql = "SELECT COUNT(*) FROM orders WHERE campaign_id = %s"
         try:
-            ((sold,),) = await query(self._pool, sql, (self._campaign_id,))
+            ((count,),) = await query(self._pool, sql, (self._campaign_id,))
         except BackendError:
             return 0
-        return int(sold or 0)
+        return int(count)
 
     async def wait_for(self, count: int) -> float:
         """Wait until so many have arrived or none has for long; returns the monotonic time of the last arrival."""

@@ -86,11 +86,13 @@ async def _run(
         _show(services, settings, plan)
         await asyncio.Event().wait()
     finally:
-        if services is not None:
-            await services.stop()
-        if stack is not None:
-            clear_runtime()
-            await stack.stop()
+        try:
+            if services is not None:
+                await services.stop()
+        finally:
+            if stack is not None:
+                clear_runtime()
+                await stack.stop()
 
 
 def choose_ports(settings: Settings, port: int | None, ops_port: int | None) -> Settings:

@@ -174,6 +174,11 @@ def is_second_in_flight(facts: int) -> bool:
     return bool(facts & SECOND and facts & (WAITING | QUEUED))
 
 
+def is_used_up(facts: int) -> bool:
+    """Tell whether a later hold is a number that Redis refused a late payment under; the ledger never hears of it."""
+    return facts & ~REACQUIRING == REDIS | RETURNED
+
+
 def fault_of(facts: int, *, is_new: bool, is_first: bool = True) -> FaultKind | None:
     """Judge one hold.
 
@@ -187,7 +192,7 @@ def fault_of(facts: int, *, is_new: bool, is_first: bool = True) -> FaultKind | 
     if facts & STORED == STORED:
         return _fault_of_stored(facts, is_new=is_new)
     if facts & RETURNED and not facts & RELEASE:
-        return FaultKind.RETURNED
+        return None if not is_first and is_used_up(facts) else FaultKind.RETURNED
     if is_in_flight(facts):
         return FaultKind.LOST if facts & (WAITING | QUEUED) and not (facts & REDIS or is_new) else None
     if facts & DEAD:

@@ -68,7 +68,6 @@ class OrderChanged(msgspec.Struct, frozen=True, kw_only=True):
     sku_id: str
     user_id: str
     quantity: int
-    hold_no: int
     status: str
     version: int
     reason: str

@@ -15,7 +15,7 @@ CHANGES: Final = "fg:changes"
 """Pub/sub channel; a message is the id of a campaign whose state or stock has changed for the better or worse."""
 
 WATERMARKS: Final = "fg:watermarks"
-"""Pub/sub channel; a message is `<campaign id> <outbox id>`: all entries up to it are in Kafka."""
+"""Pub/sub channel; a message is `<campaign id> <outbox id> <run id>`: this Redis's entries up to it are in Kafka."""
 
 
 def _slot(campaign_id: str) -> str:

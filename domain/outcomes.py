@@ -57,7 +57,7 @@ class ReacquireOutcome(IntEnum):
     SOLD_OUT = -1
     NO_SUCH_ORDER = -2
     HOLD_PASSED = -3
-    """A hold of that number, or a later one, was taken and given back before."""
+    """A hold of that number was given back or refused before, or there is a later one."""
     UNKNOWN_SKU = -9
     CORRUPT_RECORD = -11
 

@@ -32,7 +32,7 @@ class Campaigns:
         self,
         client: "redis.Redis",
         listener: "redis.Redis",
-        on_watermark: Callable[[str, str], None],
+        on_watermark: Callable[[str, str, str], None],
         *,
         poll_s: float,
     ) -> None:
@@ -118,7 +118,7 @@ class Campaigns:
         self._read_to[campaign_id] = start + len(snapshot.holders)
         self.holders[campaign_id] = holders
         self.views[campaign_id] = view
-        self._on_watermark(campaign_id, snapshot.checkpoint)
+        self._on_watermark(campaign_id, snapshot.checkpoint, view.run_id)
 
     def _forget(self, campaign_id: str) -> None:
         for memory in (self.views, self.holders, self.guards, self._read_to):
@@ -199,8 +199,7 @@ class Campaigns:
 
     def _hear(self, channel: str, data: str) -> None:
         if channel == keys.WATERMARKS:
-            campaign_id, _, outbox_id = data.partition(" ")
-            self._on_watermark(campaign_id, outbox_id)
+            self._on_watermark(*data.split(" "))
         else:
             self._stale.add(data)
             self._wake.set()

@@ -210,18 +210,22 @@ class LifeCalls:
                 # The provider's time is bounded by itself; before and after it MySQL is asked.
                 async with asyncio.timeout(self._answer_s + self._settings.payment.timeout_s):
                     result = await self._payments.desk.pay(order_id, buyer.user_id, key_text)
-                    answer = payment_answer(result) or await self._cannot_pay(order_id, buyer.user_id)
+                    answer = payment_answer(result) or await self._cannot_pay(order_id, buyer.user_id, result)
                     return self._told("payment", answer)
             except (OutcomeUnknownError, TimeoutError):
                 return self._told("payment", UNKNOWN_NOW)
             except BackendError:
                 return self._told("payment", BUSY_NOW)
 
-    async def _cannot_pay(self, order_id: str, user_id: str) -> Answer:
+    async def _cannot_pay(self, order_id: str, user_id: str, why: Payment | Refusal) -> Answer:
         order = await find_order(self._pool, order_id)
         if order is None:
             return await self._without_row(order_id, user_id)
-        return not_possible(order.status) if order.user_id == user_id else NO_SUCH_ORDER
+        if order.user_id != user_id:
+            return NO_SUCH_ORDER
+        # It had no row when it was looked for, and has one now.
+        came = why is Refusal.NO_ORDER and order.status is OrderStatus.CONFIRMED
+        return _NOT_READY if came else not_possible(order.status)
 
     # -- POST /v1/webhooks/payment ---------------------------------------------------------------------------------
 

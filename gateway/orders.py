@@ -204,6 +204,7 @@ class OrderDesk:
             self._watermarks.when_reached(
                 campaign_id,
                 reply.last_outbox_id,
+                reply.run_id,
                 then=lambda: self._settle_each(campaign_id, held_back),
                 otherwise=lambda: self._settle_all([one for one, _ in held_back], UNKNOWN),
             )

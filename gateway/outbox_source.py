@@ -79,7 +79,7 @@ class OutboxSource:
         """
         code, left = await self._channel.call(
             load_script("advance_checkpoint"),
-            [keys.relay(campaign_id), keys.outbox(campaign_id)],
+            [keys.relay(campaign_id), keys.outbox(campaign_id), keys.campaign(campaign_id)],
             [self._nonce, outbox_id, next_outbox_id(outbox_id), campaign_id, keys.WATERMARKS],
         )
         return code != 0, int(left)

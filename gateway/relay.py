@@ -98,6 +98,7 @@ class Relay:
         self._list_campaigns = list_campaigns
         self._gates = gates
         self._refused: set[str] = set()
+        self._gate_turn = 0
         self._metrics = metrics
         self._positions: dict[str, str] = {}
         self._gaps: dict[str, str] = {}
@@ -203,12 +204,18 @@ class Relay:
             await self._find_gap_at_end(campaign_id, claim)
         self._owner_until_s = owner_until_s
         pending = [one for one in closed if one in self._positions and one not in self._refused]
-        for campaign_id in pending[:1]:
+        if pending:
+            # One that cannot be opened now holds up neither the others nor what is to be relayed.
+            campaign_id = pending[self._gate_turn % len(pending)]
             try:
                 await self._gates.open_gate(campaign_id)
+                self._gate_turn = 0
             except OperationRefusedError:
                 log.exception("campaign %s stays closed until a person has looked; restart the relay then", campaign_id)
                 self._refused.add(campaign_id)
+            except BackendError as error:
+                log.warning("campaign %s stays closed, it is tried again: %s", campaign_id, error)
+                self._gate_turn += 1
         # A campaign that is loaded now is found within one blocked read, and the next closed one at once.
         pause_s = min(self._settings.owner_ttl_ms / 1000 / CLAIMS_PER_TTL, self._settings.block_ms / 1000)
         self._claim_at_s = 0.0 if pending[1:] else time.monotonic() + pause_s

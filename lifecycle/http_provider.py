@@ -75,7 +75,7 @@ class HttpProvider:
             raise _nonsense("of another order or amount")
         return Created(said.state, said.pay_url)
 
-    async def find(self, payment_id: str) -> ProviderState:
+    async def find(self, payment_id: str, order_id: str, amount_cents: int) -> ProviderState:
         """Return where a payment stands: `PaymentProvider.find`."""
         answer = await self._call("GET", self._url / "payments" / payment_id, b"")
         refusal = _refusal_in(answer)
@@ -84,7 +84,10 @@ class HttpProvider:
             if answer.status == 404 and refusal.code == CODE_NOT_FOUND:
                 return ProviderState.ABSENT
             _raise_refusal(answer.status, refusal)
-        return _payment_in(answer, payment_id).state
+        said = _payment_in(answer, payment_id)
+        if (said.order_id, said.amount_cents) != (order_id, amount_cents):
+            raise _nonsense("of another order or amount")
+        return said.state
 
     async def refund(self, payment_id: str, amount_cents: int) -> ProviderState:
         """Give a payment's money back: `PaymentProvider.refund`."""

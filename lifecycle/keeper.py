@@ -16,16 +16,17 @@ from typing import Final, Protocol
 
 from adapters.holds import mark_paid, reacquire, release, return_duplicate
 from adapters.kafka_sender import KafkaSender, Outgoing
-from adapters.mysql import Pool
-from adapters.redis import ScriptChannel
-from domain.errors import BackendError, FencedError, FlashgateError, OperationRefusedError
+from adapters.mysql import DataRefusedError, Pool
+from adapters.redis import ScriptChannel, ScriptFailedError
+from domain.errors import BackendError, FencedError, OperationRefusedError
 from domain.events import TOPIC_ORDERS_EVENTS, OrderChanged, encode_order_changed
 from domain.failpoints import reach
 from domain.order import split_order_id
-from domain.order_state import OrderStatus, PaymentStatus
+from domain.order_state import PaymentStatus
 from domain.outcomes import DuplicateOutcome, MarkOutcome, ReacquireOutcome, ReleaseOutcome
 from domain.settings import LifecycleSettings
 from lifecycle import order_rows, owed, payment_rows
+from lifecycle.order_rows import OrderFacts
 from lifecycle.owed import Change, StockReturn
 from lifecycle.payment_rows import Payment
 from lifecycle.payments import PaymentDesk
@@ -97,6 +98,7 @@ class Keeper:
             "expire": self.expire_orders,
             "return": self.return_stock,
             "publish": self.publish_changes,
+            "mark": self.mark_paid_orders,
         }
         if self._desk is not None:
             works |= {
@@ -159,9 +161,21 @@ class Keeper:
         """Expire orders that were not paid in time; returns how many were looked at."""
         due = await order_rows.due_orders(self._pool, self._now_ms(), self._settings.batch_max)
         if due:
-            self._metrics.done("expire", await order_rows.expire(self._pool, due, self._now_ms()))
+            self._metrics.done("expire", await self._expire(due))
             reach("keeper.after_expire")
         return len(due)
+
+    async def _expire(self, due: Sequence[OrderFacts]) -> int:
+        """Expire orders; one whose rows contradict each other does not hold up the others."""
+        try:
+            return await order_rows.expire(self._pool, due, self._now_ms())
+        except DataRefusedError as error:
+            if len(due) == 1:
+                self._metrics.put_off("expire")
+                log.error("order %s cannot expire: %s", due[0].order_id, error)  # noqa: TRY400 -- it says it all
+                return 0
+        middle = len(due) // 2
+        return await self._expire(due[:middle]) + await self._expire(due[middle:])
 
     async def return_stock(self) -> int:
         """Give units back to Redis; returns how many returns were taken up."""
@@ -169,10 +183,13 @@ class Keeper:
         done = []
         try:
             for one in due:
+                if self._stopped.is_set():
+                    break
                 if await self._try_return(one):
-                    done.append(one)  # noqa: PERF401 -- those before a failure count
+                    done.append(one)
         finally:
-            reach("keeper.after_return")
+            if done:
+                reach("keeper.after_return")
             await owed.note_returned(self._pool, done, self._now_ms())
         self._metrics.done("return", len(done))
         return len(due)
@@ -185,7 +202,7 @@ class Keeper:
         """
         try:
             error = await self._return(one)
-        except (FencedError, OperationRefusedError) as refused:
+        except (FencedError, OperationRefusedError, ScriptFailedError) as refused:
             error = str(refused)
         if not error:
             return True
@@ -221,26 +238,42 @@ class Keeper:
     # -- news --------------------------------------------------------------------------------------------------
 
     async def publish_changes(self) -> int:
-        """Tell Kafka how orders have moved, and Redis which are paid; returns how many changes were taken up."""
+        """Tell Kafka how orders have moved; returns how many changes were taken up."""
         changes = await owed.unpublished(self._pool, self._settings.batch_max)
         if not changes:
             return 0
-        for change in changes:
-            if change.status == OrderStatus.PAID:
-                await self._mark_paid(change)
         await self._sender.send([_outgoing(change) for change in changes])
         reach("keeper.after_publish")
         await owed.note_published(self._pool, changes)
         self._metrics.done("publish", len(changes))
         return len(changes)
 
+    async def mark_paid_orders(self) -> int:
+        """Have paid orders no longer count as unpaid in Redis; returns how many were taken up."""
+        changes = await owed.unmarked(self._pool, self._settings.batch_max)
+        done = []
+        try:
+            for change in changes:
+                if self._stopped.is_set():
+                    break
+                await self._mark_paid(change)
+                done.append(change)
+        finally:
+            await owed.note_marked(self._pool, done)
+        self._metrics.done("mark", len(done))
+        return len(changes)
+
     async def _mark_paid(self, change: Change) -> None:
-        """Have a paid order no longer count as unpaid: a courtesy to its buyer, and no reason to hold up the news."""
+        """Mark one; what can never be marked bounds its buyer more than it should, and that is all.
+
+        Raises:
+            BackendError: Redis is away.
+        """
         try:
             outcome = await mark_paid(
                 self._channel, change.campaign_id, _digest(change.order_id), change.user_id, change.hold_no
             )
-        except FlashgateError as error:
+        except OperationRefusedError as error:
             log.warning("order %s counts as unpaid in Redis: %s", change.order_id, error)
             return
         if outcome not in {MarkOutcome.MARKED, MarkOutcome.ALREADY_MARKED}:
@@ -268,6 +301,8 @@ class Keeper:
     ) -> int:
         due = await payment_rows.due_payments(self._pool, statuses, self._now_ms(), self._settings.batch_max)
         for start in range(0, len(due), CHECKS_AT_ONCE):
+            if self._stopped.is_set():
+                break
             await _gather([do(payment) for payment in due[start : start + CHECKS_AT_ONCE]])
         self._metrics.done(work, len(due))
         return len(due)
@@ -280,19 +315,24 @@ class Keeper:
             outcome = await reacquire(
                 self._channel, order.campaign_id, _digest(order.order_id), order.user_id, payment.hold_no
             )
-        except (FencedError, OperationRefusedError) as error:
+        except FencedError as error:
             self._metrics.put_off("reacquire")
             await self._payments.put_off(payment, str(error))
+            return
+        except OperationRefusedError as error:  # Redis has no such campaign any more
+            log.warning("order %s: no unit can be taken anew, the money goes back: %s", payment.order_id, error)
+            await payment_rows.not_reacquired(self._pool, payment, now_ms=self._now_ms())
             return
         reach("keeper.after_reacquire")
         if outcome in TAKEN:
             await payment_rows.reacquired(self._pool, payment, now_ms=self._now_ms())
-        elif outcome is ReacquireOutcome.SOLD_OUT:
-            await payment_rows.not_reacquired(self._pool, payment, now_ms=self._now_ms())
-        else:
+        elif outcome is ReacquireOutcome.CORRUPT_RECORD:
             self._metrics.put_off("reacquire")
             log.error("order %s: its unit cannot be taken anew: %s", payment.order_id, outcome.name)
             await self._payments.put_off(payment, outcome.name)
+        else:
+            log.info("order %s: no unit can be taken anew, the money goes back: %s", payment.order_id, outcome.name)
+            await payment_rows.not_reacquired(self._pool, payment, now_ms=self._now_ms())
 
     @property
     def _payments(self) -> PaymentDesk:
@@ -322,7 +362,6 @@ def _outgoing(change: Change) -> Outgoing:
         sku_id=change.sku_id,
         user_id=change.user_id,
         quantity=change.quantity,
-        hold_no=change.hold_no,
         status=change.status,
         version=change.version,
         reason=change.reason,

@@ -40,7 +40,10 @@ _CHANGES: Final = (
     "c.reason, c.at_ms FROM order_change c FORCE INDEX (unpublished) JOIN orders o ON o.order_id = c.order_id "
     "WHERE c.published = 0 ORDER BY c.id LIMIT %s"
 )
-_PUBLISHED: Final = "UPDATE order_change SET published = 1 WHERE id IN %s"
+# 0: not published; 2: published, and Redis has not been told that the order is paid; 1: done.
+_PUBLISHED: Final = "UPDATE order_change SET published = IF(status = 'paid', 2, 1) WHERE id IN %s AND published = 0"
+_UNMARKED: Final = _CHANGES.replace("c.published = 0", "c.published = 2")
+_MARKED: Final = "UPDATE order_change SET published = 1 WHERE id IN %s"
 
 
 class StockReturn(NamedTuple):
@@ -61,7 +64,7 @@ class StockReturn(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A move of an order that Kafka has not been told of."""
+    """A move of an order that Kafka or Redis has not been told of; `hold_no` is the order's present one."""
 
     id: int
     order_id: str
@@ -144,3 +147,24 @@ async def note_published(pool: Pool, changes: Sequence[Change]) -> None:
         return
     async with transaction(pool) as cursor:
         await cursor.execute(_PUBLISHED, ([one.id for one in changes],))
+
+
+async def unmarked(pool: Pool, limit: int) -> list[Change]:
+    """Return moves to `paid` that Redis has not been told of.
+
+    Raises:
+        BackendError: MySQL is not there.
+    """
+    return [Change(*row) for row in await query(pool, _UNMARKED, (limit,))]
+
+
+async def note_marked(pool: Pool, changes: Sequence[Change]) -> None:
+    """Note that Redis has been told of these.
+
+    Raises:
+        BackendError: Redis will be told again, which is harmless.
+    """
+    if not changes:
+        return
+    async with transaction(pool) as cursor:
+        await cursor.execute(_MARKED, ([one.id for one in changes],))

@@ -229,6 +229,8 @@ async def refunded(pool: Pool, payment: Payment, *, now_ms: int) -> None:
     async with transaction(pool) as cursor:
         order, payments = await _locked(cursor, payment.order_id)
         mine = next(one for one in payments if one.payment_id == payment.payment_id)
+        if mine.status in ACTIVE:  # charged and sent back there, before we heard of either
+            await cursor.execute(_SET, (PaymentStatus.REFUNDED, 0, now_ms, now_ms, mine.payment_id))
         if mine.status is not PaymentStatus.REFUND_DUE:
             return
         others = [one.status for one in payments if one.payment_id != payment.payment_id]

@@ -91,7 +91,7 @@ class PaymentDesk:
             BackendError: MySQL is not there.
         """
         try:
-            state = await self._provider.find(payment.payment_id)
+            state = await self._provider.find(payment.payment_id, payment.order_id, payment.amount_cents)
             if state is ProviderState.ABSENT or (state is ProviderState.PENDING and payment.status in TO_MAKE):
                 await self._make_late(payment, state)
                 return

@@ -65,8 +65,8 @@ class PaymentProvider(Protocol):
     async def create(self, payment_id: str, order_id: str, amount_cents: int) -> Created:
         """Create a payment; the same id again answers the state of the one that there is."""
 
-    async def find(self, payment_id: str) -> ProviderState:
-        """Return where a payment stands, ABSENT if the provider does not know it."""
+    async def find(self, payment_id: str, order_id: str, amount_cents: int) -> ProviderState:
+        """Return where a payment of this order and amount stands, ABSENT if the provider does not know it."""
 
     async def refund(self, payment_id: str, amount_cents: int) -> ProviderState:
         """Give the money of an approved payment back, all of it.

@@ -55,6 +55,11 @@ def late_payments_look_for_a_unit() -> None:
     replace(payment_rows, "after_charge", paid)
 
 
+def refusals_final() -> None:
+    """A late payment that found no unit may ask again under the same hold number."""
+    alter_script("reacquire_stock", "attempt[HOLD_NO], attempt[HELD] = hold_no, 0", "")
+
+
 def unpaid_orders_bounded() -> None:
     """A buyer may hold any number of orders without paying."""
     alter_script("admit_orders", "or unpaid >= unpaid_max ", "")
@@ -66,5 +71,6 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
     "releases_owed_with_the_move": releases_owed_with_the_move,
     "unknown_payments_asked_for": unknown_payments_asked_for,
     "late_payments_look_for_a_unit": late_payments_look_for_a_unit,
+    "refusals_final": refusals_final,
     "unpaid_orders_bounded": unpaid_orders_bounded,
 }

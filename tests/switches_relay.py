@@ -156,6 +156,22 @@ def lost_deductions_marked() -> None:
     alter_script("restore_orders", marks, "")
 
 
+def watermarks_speak_for_their_redis() -> None:
+    """A watermark counts whichever Redis it was moved in."""
+    from gateway.watermarks import Watermarks
+
+    advance, when_reached = Watermarks.advance, Watermarks.when_reached
+
+    def advance_any(self: Watermarks, campaign_id: str, outbox_id: str, _run_id: str) -> None:
+        advance(self, campaign_id, outbox_id, "any")
+
+    def wait_any(self: Watermarks, campaign_id: str, outbox_id: str, _run_id: str, **calls: Any) -> None:
+        when_reached(self, campaign_id, outbox_id, "any", **calls)
+
+    replace(Watermarks, "advance", advance_any)
+    replace(Watermarks, "when_reached", wait_any)
+
+
 def failed_sender_replaced() -> None:
     """A producer of dead letters on which a send failed is used again."""
     from adapters.kafka_sender import KafkaSender
@@ -178,6 +194,7 @@ SWITCHES: Final = {
         failed_producer_replaced,
         failed_producer_ended,
         failed_sender_replaced,
+        watermarks_speak_for_their_redis,
         nothing_evicted,
         relay_needs_no_memory,
         loss_told,

@@ -1,7 +1,7 @@
 -- After Kafka has acknowledged: moves the relay's checkpoint, trims the outbox below it and tells who waits.
 -- Only the owner may: a relay that was paused and wakes up beside its successor changes nothing.
 --
--- KEYS  1 relay  2 outbox
+-- KEYS  1 relay  2 outbox  3 campaign
 -- ARGV  1 the caller's nonce  2 outbox id that is in Kafka, all before it too  3 the id after it
 --       4 campaign id  5 channel of watermarks
 -- Returns {code, entries left in the outbox}
@@ -26,5 +26,6 @@ local time = redis.call('TIME')
 -- What only makes room comes first: where memory is out Redis refuses the other, unless a script has written before.
 left = left - redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[3])
 redis.call('HSET', KEYS[1], 'checkpoint', ARGV[2], 'seen_ms', time[1] * 1000 + math.floor(time[2] / 1000))
-redis.call('PUBLISH', ARGV[5], ARGV[4] .. ' ' .. ARGV[2])
+local run_id = redis.call('HGET', KEYS[3], 'run_id')
+if run_id then redis.call('PUBLISH', ARGV[5], ARGV[4] .. ' ' .. ARGV[2] .. ' ' .. run_id) end
 return {ADVANCED, left}

@@ -1,9 +1,10 @@
 -- Takes units anew for an order whose hold before was given back, once per hold number. The caller's ledger has the
--- release of the hold before: if that has not come to Redis yet, it is done here, and comes to nothing later.
+-- release of the hold before: if that has not come to Redis yet, it is done here, and comes to nothing later. SOLD_OUT
+-- is final: the number is used up, so that whoever asks again, or late, is not given what was refused before.
 --
 -- KEYS  1 campaign  2 stock  3 buyer record
 -- ARGV  1 run id of the caller's connection  2 order (32 hex)  3 the new hold number
---       4 run id of the server that recovery compares with; empty: the one that it has stored
+--       4 run id of the server that recovery compares with, whose gate is closed; empty: the one that it has stored
 -- Returns a code
 -- Codes:
 --    1 TAKEN
@@ -23,7 +24,7 @@ local UNKNOWN_SKU, CORRUPT_RECORD, FENCED, UNKNOWN_CAMPAIGN = -9, -11, -20, -21
 
 local run_id = redis.call('HGET', KEYS[1], 'run_id')
 if not run_id then return UNKNOWN_CAMPAIGN end
-if ARGV[1] ~= (ARGV[4] == '' and run_id or ARGV[4]) then return FENCED end
+if ARGV[1] ~= (ARGV[4] == '' and run_id or ARGV[4]) or run_id == ARGV[4] then return FENCED end
 local record = read_buyer_record(redis.call('GET', KEYS[3]))
 if not record then return CORRUPT_RECORD end
 local attempt = find_attempt(record, ARGV[2])
@@ -38,6 +39,8 @@ local quantity = attempt[QUANTITY]
 if is_held(attempt) then
   s.returned = s.returned + quantity
 elseif s.remaining < quantity then
+  attempt[HOLD_NO], attempt[HELD] = hold_no, 0
+  redis.call('SET', KEYS[3], cmsgpack.pack(record))
   return SOLD_OUT
 else
   s.remaining = s.remaining - quantity

@@ -51,7 +51,7 @@ async def test_partitions_are_paused_while_mysql_is_away(sale: Sale) -> None:
         await until(lambda: metrics.records == 100 or running.done())
         proxy.down()
         await sale.publish(events[100:])
-        await until(lambda: metrics.retries["write"] >= 7 or running.done())  # about six seconds
+        await until(lambda: metrics.retries["write"] >= 8 or running.done())  # about ten seconds
         members = await sale.members()
         proxy.up()
         await until(lambda: metrics.records >= 400 or running.done())

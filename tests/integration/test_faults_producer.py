@@ -76,7 +76,8 @@ async def test_kafka_hangs(settings: Settings, stack: LocalStack) -> None:
                 assert (len(await entries(shop)), await checkpoint(shop)) == (ENTRIES_MAX, before)
                 await shop.assert_replays(url)
             await until_true(shop.outbox_is_relayed)
-            assert (await shop.buy(url, "c")).status == 202
+            said = await shop.buy(url, "c")
+            assert said.status == 202
         assert {event.order_id for event in await shop.published()} >= set(shop.accepted) - {said.body.get("order_id")}
         await shop.assert_invariants()
         await shop.assert_replays(url)

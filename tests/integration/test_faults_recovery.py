@@ -148,6 +148,40 @@ async def test_what_nobody_knows_any_more_is_told(settings: Settings, tmp_path: 
             assert counted(GAPS) == gaps + 1
 
 
+async def test_nobody_is_told_accepted_of_what_redis_lost(settings: Settings, tmp_path: Path) -> None:
+    """Fault 5, durability = "kafka": an entry is lost before the relay has read it, and later ones get to Kafka.
+
+    Who waits for the lost one is told that its outcome is not known; retried with the same key it is accepted anew.
+    Guards the run id of watermarks: the later id alone would have let the lost order go as accepted.
+    """
+    async with forgetful_redis(tmp_path) as redis:
+        private = redis.settings(settings)
+        async with open_shop(private) as shop:
+            async with shop.worker() as url:
+                await buy_one_by_one(shop, url, "a", 2)
+            await shop.relayed()
+            async with shop.worker(shop.with_gateway(durability="kafka", answer_timeout_s=30.0)) as url:
+                mark = redis.mark()
+                lost = asyncio.create_task(shop.buy(url, "lost"))
+
+                async def is_taken() -> bool:
+                    return (await line(shop)).taken == 3
+
+                async def is_answered() -> bool:
+                    return (await shop.buy(url, "new")).status == 202
+
+                await until_true(is_taken)
+                await redis.go_back(mark)
+                async with shop.relay():
+                    await until_true(shop.outbox_is_relayed)
+                    await until_true(is_answered)
+                    said = await lost
+                    assert (said.status, said.code) == (503, "UNKNOWN")
+                    assert (await shop.buy(url, "lost")).status == 202
+                assert {event.user_id for event in await shop.published()} == {"a-0", "a-1", "new", "lost"}
+            await shop.assert_invariants()
+
+
 async def test_life_of_orders_since(settings: Settings, tmp_path: Path) -> None:
     """What was given back, sold again and taken anew comes back: every number is what it was before.
 

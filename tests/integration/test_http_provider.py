@@ -85,6 +85,14 @@ async def test_answers_that_make_no_sense(own_settings: Settings, what: str) -> 
             await provider.create("p1", ORDER, CENTS)
 
 
+@pytest.mark.parametrize("what", ["another payment", "another order", "another amount", "unknown state", "no JSON"])
+async def test_found_payments_that_make_no_sense(own_settings: Settings, what: str) -> None:
+    """What the provider says when it is asked counts only for the payment, order and amount that were asked for."""
+    async with facing(own_settings, *NONSENSE[what]) as provider:
+        with pytest.raises(OutcomeUnknownError):
+            await provider.find("p1", ORDER, CENTS)
+
+
 async def test_answers_that_are_too_long(own_settings: Settings) -> None:
     """An answer is not read past its bound. Guards: the bound of the provider's answers."""
     async with facing(own_settings, 200, payment_said(more="x" * BODY_BYTES_MAX)) as provider:
@@ -95,13 +103,13 @@ async def test_answers_that_are_too_long(own_settings: Settings) -> None:
 async def test_absent_is_said_by_the_provider_only(own_settings: Settings) -> None:
     """A 404 counts as absent with the provider's own code, not when some other server has no such page."""
     async with facing(own_settings, 404, refusal("NOT_FOUND")) as provider:
-        assert await provider.find("p1") is ProviderState.ABSENT
+        assert await provider.find("p1", ORDER, CENTS) is ProviderState.ABSENT
     async with facing(own_settings, 404, b"no such page") as provider:
         with pytest.raises(OutcomeUnknownError):
-            await provider.find("p1")
+            await provider.find("p1", ORDER, CENTS)
     async with facing(own_settings, 404, refusal("INVALID")) as provider:
         with pytest.raises(ProviderRefusedError):
-            await provider.find("p1")
+            await provider.find("p1", ORDER, CENTS)
 
 
 async def test_a_refund_that_makes_no_sense(own_settings: Settings) -> None:
@@ -120,7 +128,11 @@ async def test_a_refund_that_makes_no_sense(own_settings: Settings) -> None:
 async def test_refusals_that_are_about_us(own_settings: Settings, status: int) -> None:
     """A wrong key or too many requests say nothing of the payment: it had no effect and may work later."""
     async with facing(own_settings, status, refusal("NOT_NOW")) as provider:
-        for call in (provider.create("p1", ORDER, CENTS), provider.find("p1"), provider.refund("p1", CENTS)):
+        for call in (
+            provider.create("p1", ORDER, CENTS),
+            provider.find("p1", ORDER, CENTS),
+            provider.refund("p1", CENTS),
+        ):
             with pytest.raises(BackendError, match="NOT_NOW") as error:
                 await call
             assert error.type is BackendError
@@ -129,7 +141,11 @@ async def test_refusals_that_are_about_us(own_settings: Settings, status: int) -
 async def test_refusals_that_are_for_good(own_settings: Settings) -> None:
     """Another refusal is for good, and not worth trying again."""
     async with facing(own_settings, 422, refusal("CARD")) as provider:
-        for call in (provider.create("p1", ORDER, CENTS), provider.find("p1"), provider.refund("p1", CENTS)):
+        for call in (
+            provider.create("p1", ORDER, CENTS),
+            provider.find("p1", ORDER, CENTS),
+            provider.refund("p1", CENTS),
+        ):
             with pytest.raises(ProviderRefusedError, match="CARD: no") as error:
                 await call
             assert not error.value.retryable
@@ -152,7 +168,7 @@ async def test_lost_answers_are_unknown(own_settings: Settings) -> None:
     async with sandbox(own_settings) as (settings, handle), adapter(settings, handle) as provider:
         await handle.tell("charge_then_timeout")
         assert await failure_of(provider.create("p1", ORDER, CENTS)) is OutcomeUnknownError
-        assert await provider.find("p1") is APPROVED
+        assert await provider.find("p1", ORDER, CENTS) is APPROVED
 
 
 async def test_connection_refused_and_lost(own_settings: Settings) -> None:
@@ -170,7 +186,11 @@ async def test_connection_refused_and_lost(own_settings: Settings) -> None:
 
     async with serving(cut) as url:
         provider = HttpProvider(msgspec.structs.replace(own_settings.payment, provider_url=url), b"k" * 32)
-        for call in (provider.create("p1", ORDER, CENTS), provider.refund("p1", CENTS), provider.find("p1")):
+        for call in (
+            provider.create("p1", ORDER, CENTS),
+            provider.refund("p1", CENTS),
+            provider.find("p1", ORDER, CENTS),
+        ):
             assert await failure_of(call) is OutcomeUnknownError
         await provider.close()
 
@@ -184,10 +204,10 @@ async def test_calls_under_way_are_bounded(own_settings: Settings) -> None:
         await handle.tell("charge_then_timeout")  # a call of its own, not bounded
         slow = [asyncio.create_task(provider.create(f"p{number}", ORDER, CENTS)) for number in range(2)]
         await until_true(lambda: asyncio.sleep(0, len(handle.payments()) == 2))
-        assert await failure_of(provider.find("p0")) is BackendError
+        assert await failure_of(provider.find("p0", ORDER, CENTS)) is BackendError
         for task in slow:
             assert await failure_of(task) is OutcomeUnknownError
-        assert await provider.find("p0") is APPROVED
+        assert await provider.find("p0", ORDER, CENTS) is APPROVED
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8090", "ftp://x", "http://", "http://[", "http://x?q=1"])

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
@@ -18,7 +19,15 @@ import pytest
 from hypothesis import HealthCheck, note
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from adapters.catalog import set_allocated
 from adapters.mysql import query, transaction
@@ -43,6 +52,7 @@ STOCK: Final = 4
 PER_USER: Final = 3
 PRICE: Final = 5_900
 USERS: Final = ["ann", "bob", "cem", "dee"]
+CLOSES_AFTER: Final = 3
 KEYS: Final = ["one", "two", "three"]
 WAIT_S: Final = 60.0
 
@@ -127,6 +137,10 @@ def open_world(settings: Settings) -> Iterator[World]:
         thread.join()
     if failures:
         raise failures[0]
+
+
+happened: Counter[str] = Counter()
+"""What has come about in all lives."""
 
 
 class Attempt(NamedTuple):
@@ -253,10 +267,16 @@ class OrderLives(RuleBasedStateMachine):
         with contextlib.nullcontext() if units > 0 else pytest.raises(OperationRefusedError):
             self.world.do(self._top_up(units))
 
+    @initialize(target=orders, users=st.permutations(USERS))
+    def somebody_buys(self, users: list[str]) -> Any:
+        """Every life begins with two orders."""
+        return multiple(*(self.buy(user=user, key=KEYS[0], quantity=1) for user in users[:2]))
+
     @rule()
     def close(self) -> None:
         """An operator closes the campaign, once something has happened; closing twice is refused."""
-        if len(self.bought) > STOCK:
+        if len(self.bought) >= CLOSES_AFTER:
+            happened["closed twice" if self.closed else "closed"] += 1
             refused = pytest.raises(OperationRefusedError) if self.closed else contextlib.nullcontext()
             with refused:
                 self.world.do(move_campaign(self.shop.clients.channel, self.shop.id, "close"))
@@ -311,6 +331,7 @@ class OrderLives(RuleBasedStateMachine):
             self.shop.clients.orders, "SELECT order_id, status FROM orders WHERE campaign_id = %s", (self.shop.id,)
         )
         for made, status in rows:
+            happened[status] += 1
             charged = [
                 one.amount_cents for one in self.world.provider.payments_of(made) if one.state is ProviderState.APPROVED
             ]
@@ -379,3 +400,5 @@ def test_random_lives_of_orders(shared_settings: Settings, life_examples: int) -
                 print_blob=True,
             ),
         )
+    # What never happened was not tested.
+    assert {"closed", "confirmed", "paid", "cancelled", "expired"} <= set(happened)

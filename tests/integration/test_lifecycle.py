@@ -134,6 +134,15 @@ async def test_keeper_killed_in_the_middle(settings: Settings, fail_point: str) 
             stdin=asyncio.subprocess.DEVNULL,
         )
         assert await child.wait() == -signal.SIGKILL
+        if fail_point == "keeper.after_return":
+            returned = (await line(shop)).returned
+            noted = await query(
+                shop.clients.orders,
+                "SELECT COUNT(*) FROM stock_return WHERE campaign_id = %s AND done_at_ms IS NOT NULL",
+                (shop.id,),
+            )
+            assert returned > 0
+            assert noted == [(0,)]
         async with new_keeper(settings, shop) as (keeper, _):
             await until_idle(keeper)
         assert set((await statuses(shop)).values()) == {"expired"}
@@ -193,6 +202,7 @@ async def test_second_deduction_after_expiry_leaves_nothing_held(settings: Setti
         packed = await shop.clients.client.get(keys.buyer(shop.id, "a-0"))
         assert isinstance(packed, bytes)
         assert [attempt.held for attempt in read_attempts(packed)] == [False]
+        await shop.assert_replays(url)
         await assert_settled(shop)
 
 

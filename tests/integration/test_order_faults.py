@@ -232,8 +232,13 @@ async def test_a_transaction_that_falls_silent_loses_its_locks(sale: Sale, monke
     monkeypatch.setattr(silent, "_write", fall_silent)
     writing = asyncio.create_task(silent.store(items_of([event(1)]), now_ms=NOW_MS))
     await at_work.wait()
-    assert (await other.store(items_of([event(2)]), now_ms=NOW_MS)).new == 1
-    go_on.set()
+    try:
+        stored = await other.store(items_of([event(2)]), now_ms=NOW_MS)
+    except BackendError as error:
+        raise AssertionError("the silent one keeps the locks") from error
+    finally:
+        go_on.set()
+    assert stored.new == 1
     with pytest.raises(BackendError):
         await writing
     await sale.assert_whole([event(2)])

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
+from adapters.holds import reacquire
 from adapters.mysql import query
 from adapters.stock import read_attempts
 from cli.config import as_environment
+from consumers.reconcile import reconcile
 from domain import keys
 from domain.errors import OperationRefusedError, OutcomeUnknownError
 from domain.order_state import OrderStatus, PaymentStatus
+from domain.outcomes import ReacquireOutcome
 from domain.settings import Settings
 from lifecycle import order_rows
 from lifecycle.callback import Callback
@@ -169,6 +172,7 @@ async def test_timed_out_though_charged(settings: Settings) -> None:
         assert await till.status() == "paid"
         assert till.provider.charged_cents() == PRICE
         assert (await till.begun()).status is PaymentStatus.PAID
+        await till.shop.assert_replays(till.url)
         await assert_settled(till.shop)
 
 
@@ -246,7 +250,46 @@ async def test_payment_after_expiry_and_sold_out_goes_back(settings: Settings) -
         assert sorted((await till.payments()).values()) == ["paid"] * 2 + ["refunded"] * 3
         assert till.provider.charged_cents() == 2 * PRICE
         assert (await line(till.shop)).remaining == 0
+        await till.shop.assert_replays(till.url)
         await assert_settled(till.shop)
+
+
+async def test_late_payment_of_a_buyer_without_a_record_goes_back(settings: Settings) -> None:
+    """With the buyer's record gone no unit can be taken anew: the money goes back, and nothing waits for ever."""
+    async with open_till(settings) as till:
+        payment = await till.begun()
+        await till.expire()
+        await till.shop.clients.client.delete(keys.buyer(till.shop.id, "a-0"))
+        await till.provider.pay(payment.payment_id)
+        await till.tell(payment.payment_id, ProviderState.APPROVED)
+        await till.settle()
+        assert await till.status() == "refunded"
+        assert till.provider.charged_cents() == 0
+        assert (await line(till.shop)).remaining == 1
+
+
+async def test_what_was_refused_late_stays_refused(settings: Settings) -> None:
+    """Two keepers ask for the same late payment, and a unit comes back between: both are told the same, and it is sold.
+
+    Guards the hold number, which a refusal uses up: the second to ask is not given what the first was refused.
+    """
+    async with open_till(settings) as till:
+        payment = await till.begun()
+        await till.expire()
+        other = await till.shop.buy(till.url, "b-0")
+        await confirmed(till.shop)
+        await till.provider.pay(payment.payment_id)
+        await till.tell(payment.payment_id, ProviderState.APPROVED)
+        shop, asked = till.shop, (till.shop.clients.channel, till.shop.id, till.orders[0][-32:], "a-0", 2)
+        assert await reacquire(*asked) is ReacquireOutcome.SOLD_OUT
+        await till.expire()
+        assert (await line(shop)).remaining == 1
+        assert await reacquire(*asked) is ReacquireOutcome.HOLD_PASSED
+        await till.settle()
+        assert await till.status() == "refunded"
+        assert (await statuses(shop))[other.body["order_id"]] == "expired"
+        assert (await reconcile(till.settings, [shop.id])).drift == 0
+        await assert_settled(shop)
 
 
 async def test_payment_after_cancel_goes_back(settings: Settings) -> None:

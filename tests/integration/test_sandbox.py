@@ -68,13 +68,13 @@ async def test_ask_waits_for_the_buyer(pair: Pair, receiver: Receiver) -> None:
     provider, handle = pair
     created = await provider.create("p1", ORDER, CENTS)
     assert created == Created(PENDING, f"{handle.url}/pay/p1")
-    assert await provider.find("p1") is PENDING
+    assert await provider.find("p1", ORDER, CENTS) is PENDING
     assert await handle.pay("p1") is APPROVED
     assert await handle.pay("p1") is APPROVED
     with pytest.raises(OperationRefusedError, match="approved already"):
         await handle.decline("p1")
     await handle.told_all()
-    assert await provider.find("p1") is APPROVED
+    assert await provider.find("p1", ORDER, CENTS) is APPROVED
     assert [(one.payment_id, one.state, one.amount_cents) for one in receiver.came] == [("p1", APPROVED, CENTS)]
 
 
@@ -86,7 +86,7 @@ async def test_the_buyer_declines(pair: Pair, receiver: Receiver) -> None:
     with pytest.raises(OperationRefusedError, match="declined already"):
         await handle.pay("p1")
     await handle.told_all()
-    assert await provider.find("p1") is DECLINED
+    assert await provider.find("p1", ORDER, CENTS) is DECLINED
     assert receiver.told == [("p1", DECLINED)]
     assert handle.charged_cents() == 0
 
@@ -109,7 +109,7 @@ async def test_delay(pair: Pair, receiver: Receiver) -> None:
     await provider.create("late", ORDER, CENTS)
     await provider.create("later", ORDER, CENTS)
     await receiver.until(1)
-    assert await provider.find("late") is APPROVED
+    assert await provider.find("late", ORDER, CENTS) is APPROVED
     assert receiver.told == [("later", APPROVED)]
     assert handle.sandbox.store.undelivered() == 1
 
@@ -133,7 +133,7 @@ async def test_reorder(pair: Pair, receiver: Receiver) -> None:
     await handle.told_all()
     assert receiver.told == [("p1", APPROVED), ("p1", APPROVED), ("p1", DECLINED)]
     assert len({one.event_id for one in receiver.came}) == 2
-    assert await provider.find("p1") is APPROVED
+    assert await provider.find("p1", ORDER, CENTS) is APPROVED
 
 
 @pytest.mark.parametrize("callback", [False, True])
@@ -143,7 +143,7 @@ async def test_charge_then_timeout(pair: Pair, receiver: Receiver, *, callback: 
     await handle.tell("charge_then_timeout", callback=callback)
     with pytest.raises(OutcomeUnknownError):
         await provider.create("p1", ORDER, CENTS)
-    assert await provider.find("p1") is APPROVED
+    assert await provider.find("p1", ORDER, CENTS) is APPROVED
     await handle.told_all()
     assert receiver.told == [("p1", APPROVED)] * callback
     with pytest.raises(OutcomeUnknownError):
@@ -157,7 +157,7 @@ async def test_timeout(pair: Pair) -> None:
     await handle.tell("timeout")
     with pytest.raises(OutcomeUnknownError):
         await provider.create("p1", ORDER, CENTS)
-    assert await provider.find("p1") is ProviderState.ABSENT
+    assert await provider.find("p1", ORDER, CENTS) is ProviderState.ABSENT
     await handle.reset()
     assert (await provider.create("p1", ORDER, CENTS)).state is PENDING
 
@@ -168,7 +168,7 @@ async def test_nonsense(pair: Pair) -> None:
     await handle.tell("nonsense")
     with pytest.raises(OutcomeUnknownError, match="makes no sense"):
         await provider.create("p1", ORDER, CENTS)
-    assert await provider.find("p1") is PENDING
+    assert await provider.find("p1", ORDER, CENTS) is PENDING
     await handle.reset()
     assert await provider.create("p1", ORDER, CENTS) == Created(PENDING, f"{handle.url}/pay/p1")
     assert await handle.pay("p1") is APPROVED
@@ -180,7 +180,7 @@ async def test_silent(pair: Pair, receiver: Receiver) -> None:
     await handle.tell("silent")
     await provider.create("p1", ORDER, CENTS)
     assert handle.sandbox.store.undelivered() == 0
-    assert await provider.find("p1") is APPROVED
+    assert await provider.find("p1", ORDER, CENTS) is APPROVED
     assert receiver.told == []
 
 
@@ -241,7 +241,7 @@ async def test_refund(pair: Pair, receiver: Receiver) -> None:
         await provider.refund("p2", CENTS)
     await handle.told_all()
     assert sorted(receiver.told) == [("p1", APPROVED), ("p1", REFUNDED)]
-    assert await provider.find("p1") is REFUNDED
+    assert await provider.find("p1", ORDER, CENTS) is REFUNDED
     assert handle.charged_cents() == 0
 
 
@@ -358,7 +358,7 @@ async def test_the_page(pair: Pair) -> None:
         assert (status, "decided before" in page, "Paid." in page) == (409, True, True)
         assert (await ask("GET", "none"))[0] == 404
         assert (await ask("POST", "none", data={"decision": "approve"}))[0] == 404
-    assert await provider.find("p1") is APPROVED
+    assert await provider.find("p1", "<script>alert(1)</script>", 1_234_567) is APPROVED
 
 
 async def test_restart_keeps_what_was_charged(own_settings: Settings, receiver: Receiver, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ async def test_restart_keeps_what_was_charged(own_settings: Settings, receiver: 
         adapter(settings, handle) as provider,
     ):
         receiver.key = handle.key
-        assert await provider.find("p1") is APPROVED
+        assert await provider.find("p1", ORDER, CENTS) is APPROVED
         await handle.told_all()
         assert receiver.told == [("p1", APPROVED), ("p1", DECLINED)]
         assert (await provider.create("p2", ORDER, CENTS)).state is DECLINED
@@ -501,7 +501,7 @@ async def test_killed_and_started_again(own_settings: Settings, receiver: Receiv
     try:
         await receiver.until(1)
         assert receiver.told == [("p1", APPROVED)]
-        assert await provider.find("p1") is APPROVED
+        assert await provider.find("p1", ORDER, CENTS) is APPROVED
         assert (await provider.create("p2", "o-1", CENTS)).state is DECLINED
         await provider.close()
     finally:

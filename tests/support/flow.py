@@ -251,10 +251,12 @@ async def new_flow(endpoints: Endpoints) -> AsyncIterator[Flow]:
         await register_campaign(sale.catalog, sale.orders, campaign)
         await load_campaign(channel, campaign)
         await move_campaign(channel, campaign.id, "open")
-        yield Flow(sale, settings, campaign, channel, client, blocking)
-        for one in await client.keys(f"fg:{{{campaign.id}:*"):
-            await client.delete(one)
-        await client.srem(keys.CAMPAIGNS, campaign.id)
-        await channel.close()
-        await client.aclose()
-        await blocking.aclose()
+        try:
+            yield Flow(sale, settings, campaign, channel, client, blocking)
+        finally:
+            for one in await client.keys(f"fg:{{{campaign.id}:*"):
+                await client.delete(one)
+            await client.srem(keys.CAMPAIGNS, campaign.id)
+            await channel.close()
+            await client.aclose()
+            await blocking.aclose()

@@ -202,9 +202,19 @@ class Shop:
         return dict(rows)
 
     @contextlib.asynccontextmanager
-    async def consumer(self) -> AsyncIterator[OrderWriter]:
-        """Run the writer of accepted orders in this process."""
+    async def consumer(
+        self, metrics: Recorded | None = None, *, dead_letters_bootstrap: str = ""
+    ) -> AsyncIterator[OrderWriter]:
+        """Run the writer of accepted orders in this process.
+
+        Args:
+            metrics: told of what it does.
+            dead_letters_bootstrap: where dead letters go, if not to the same Kafka.
+        """
         settings = self.settings
+        dead_kafka = settings.kafka
+        if dead_letters_bootstrap:
+            dead_kafka = msgspec.structs.replace(dead_kafka, bootstrap=dead_letters_bootstrap)
         writer = OrderWriter(
             settings,
             pool=self.clients.orders,
@@ -216,12 +226,12 @@ class Shop:
                 session_timeout_ms=settings.consumer.session_timeout_ms,
             ),
             dead_letters=DeadLetters(
-                functools.partial(make_producer, settings.kafka),
+                functools.partial(make_producer, dead_kafka),
                 dead_topic(TOPIC_ORDERS_ACCEPTED),
                 timeout_s=10.0,
                 now_ms=lambda: 0,
             ),
-            metrics=Recorded(),
+            metrics=metrics or Recorded(),
         )
         running = asyncio.create_task(writer.run())
         try:
@@ -315,7 +325,8 @@ async def open_shop(settings: Settings, *, opened: bool = True, **campaign: Any)
         await load_campaign(clients.channel, loaded)
         if opened:
             await move_campaign(clients.channel, loaded.id, "open")
-        shop = Shop(settings, loaded, clients, session, read_key(settings))
-        yield shop
-        # The shared servers outlive the test; its campaign must not be served by the relays of later ones.
-        await clients.client.srem("fg:campaigns", loaded.id)
+        try:
+            yield Shop(settings, loaded, clients, session, read_key(settings))
+        finally:
+            # The shared servers outlive the test; its campaign must not be served by the relays of later ones.
+            await clients.client.srem("fg:campaigns", loaded.id)

@@ -30,7 +30,7 @@ from consumers.reconcile_look import (
     split_key,
 )
 from consumers.reconcile_report import build_report
-from consumers.reconcile_rules import FaultKind, confirm, fault_of, is_in_flight, judge
+from consumers.reconcile_rules import FaultKind, confirm, fault_of, is_in_flight, is_used_up, judge
 from tests.support.events import event
 from tests.support.looks import (
     QUIET_MS,
@@ -140,6 +140,9 @@ def test_each_combination_has_its_meaning(facts: int, fault: FaultKind | None, i
         (REACQUIRING, None, True),
         (REDIS | REACQUIRING, None, True),
         (REDIS, FaultKind.MISSING, False),
+        (REDIS | RETURNED, None, False),
+        (REDIS | RETURNED | REACQUIRING, None, True),
+        (REDIS | RETURNED | TAKE, FaultKind.RETURNED, False),
         (REDIS | STORED | HOLDING, None, False),
         (REDIS | RETURNED | STORED | RELEASE | FREED, None, False),
         (STORED | RELEASE | FREED, None, False),
@@ -156,7 +159,7 @@ def test_hold_taken_anew_comes_from_no_event(facts: int, fault: FaultKind | None
 def test_every_hold_is_whole_on_its_way_or_at_fault(facts: int, is_first: bool) -> None:
     """No combination of facts goes unnoticed: without a fault a hold is in MySQL or on its way there."""
     if fault_of(facts, is_new=False, is_first=is_first) is None:
-        assert facts & STORED == STORED or is_in_flight(facts)
+        assert facts & STORED == STORED or is_in_flight(facts) or (is_used_up(facts) and not is_first)
 
 
 @given(st.integers(min_value=1, max_value=(1 << 15) - 1), st.booleans())
