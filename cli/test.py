@@ -75,17 +75,26 @@ def read_mechanisms() -> list[Mechanism]:
 
 def _prove() -> int:
     """Run each guarded test with its mechanism off; it must fail, and by an assertion."""
-    failed = 0
+    failed, unproved = 0, []
     mechanisms = read_mechanisms()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         verdicts = pool.map(_verdict, mechanisms)
         for number, (mechanism, verdict) in enumerate(zip(mechanisms, verdicts, strict=True), start=1):
-            failed += verdict != ""
-            state = "NOT PROVED: " + verdict if verdict else "turns red"
-            typer.echo(f"[{number}/{len(mechanisms)}] fault {mechanism.fault}, {mechanism.switch} off: {state}")
-            typer.echo(f"    guards: {mechanism.guards}")
+            typer.echo(f"[{number}/{len(mechanisms)}] {_told(mechanism, verdict)}")
+            if verdict:
+                unproved.append(mechanism)
+    # Two tests at a time share the processor, which may upset a race that a proof relies on: once more, alone.
+    for mechanism in unproved:
+        verdict = _verdict(mechanism)
+        failed += verdict != ""
+        typer.echo(f"[again, alone] {_told(mechanism, verdict)}")
     typer.echo(f"{len(mechanisms) - failed} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def _told(mechanism: Mechanism, verdict: str) -> str:
+    state = f"NOT PROVED: {verdict}" if verdict else "turns red"
+    return f"fault {mechanism.fault}, {mechanism.switch} off: {state}\n    guards: {mechanism.guards}"
 
 
 def _verdict(mechanism: Mechanism) -> str:
