@@ -87,7 +87,7 @@ def test_forged_and_odd_tokens(value: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("exp", int(NOW_S) - 1),
+        pytest.param("exp", int(NOW_S) - 1, id="exp-past"),
         ("exp", None),
         ("exp", "soon"),
         ("exp", True),
@@ -110,7 +110,7 @@ def test_forged_and_odd_tokens(value: str) -> None:
         ("sub", "\ud800"),
         ("tier", 7),
         ("tier", "x" * 33),
-        ("nbf", int(NOW_S) + 900),
+        pytest.param("nbf", int(NOW_S) + 900, id="nbf-later"),
     ],
 )
 @pytest.mark.parametrize("removed", [False, True])
