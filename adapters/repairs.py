@@ -1,21 +1,20 @@
 """What the reconciler's repairs read and write in Redis and MySQL, beside the calls that others make, too."""
 
 from collections.abc import Collection
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import redis.asyncio as redis
 
+from adapters.buyer_records import scan_records
 from adapters.lua import load_script
 from adapters.mysql import Pool, query, transaction
-from adapters.redis import ANSWERS_LOST, RUN_ID, ScriptChannel
+from adapters.redis import RUN_ID, ScriptChannel
 from adapters.stock import Attempt, read_attempts, refuse_closed
 from domain import keys
-from domain.errors import BackendError, OperationRefusedError, PoisonRecordError
+from domain.errors import OperationRefusedError, PoisonRecordError
 from domain.order import user_hash
 from domain.outcomes import RestoreOutcome
-
-SCAN_COUNT: Final = 1_000
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
@@ -105,15 +104,8 @@ async def find_attempts(
     """
     prefix = keys.buyer(campaign_id, "")
     found: dict[str, tuple[str, Attempt]] = {}
-    cursor: Any = None
-    names: Any
-    while cursor != 0:
-        try:
-            cursor, names = await client.scan(cursor or 0, match=keys.buyer_pattern(campaign_id), count=SCAN_COUNT)
-            records: list[Any] = await client.mget(names) if names else []
-        except ANSWERS_LOST as error:
-            raise BackendError(f"Redis: buyers' records cannot be read: {error}") from error
-        for name, packed in zip(names, records, strict=True):
+    async for page in scan_records(client, campaign_id):
+        for name, packed in page:
             try:
                 attempts = read_attempts(packed)
             except PoisonRecordError:

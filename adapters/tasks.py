@@ -1,6 +1,7 @@
-"""Ending background tasks for certain."""
+"""Ending background tasks for certain, and pauses that end when a task is told to."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -18,3 +19,11 @@ async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+
+
+async def pause(seconds: float, stopping: asyncio.Event) -> bool:
+    """Wait so long, or until told to stop; returns whether that was told."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    return stopping.is_set()

@@ -18,12 +18,13 @@ import orjson
 import uvloop
 
 from adapters.mysql import connect_pool, insert_many, orders_dsn, transaction
+from adapters.order_tables import INSERT_LEDGER, INSERT_ORDERS, TAKE, ledger_row
 from bench.cpu import rss_bytes
 from bench.drain import BARE, Stint
 from bench.drain_queue import CAMPAIGN_ID, PAY_WITHIN_S, make_event
 from consumers.app import make_order_writer
 from consumers.batch import Item
-from consumers.orders_sql import INSERT_LEDGER, INSERT_ORDERS, ledger_row, order_row
+from consumers.orders_sql import order_row
 from domain.settings import Settings, load_settings
 
 MOVE: Final = "UPDATE campaign_sku SET sold = sold + %s, version = version + 1 WHERE campaign_id = %s AND sku_id = %s"
@@ -113,7 +114,6 @@ async def run_bare(settings: Settings) -> None:
     """Insert rows that are in memory already, by `executemany`, in transactions of the same size, and nothing else."""
     pool = connect_pool(orders_dsn(settings.mysql), settings.mysql)
     size = settings.consumer.batch_max
-    orders, ledger = (sql.partition("ON DUPLICATE KEY")[0] for sql in (INSERT_ORDERS, INSERT_LEDGER))
     at = 0
 
     async def work(records: int) -> Stint:
@@ -121,7 +121,10 @@ async def run_bare(settings: Settings) -> None:
         now_ms, nonce = time.time_ns() // 1_000_000, secrets.token_bytes(16)
         items = [Item(record=_NO_RECORD, event=make_event(number)) for number in range(at, at + records)]
         at += records
-        rows = [(order_row(item, nonce, now_ms, PAY_WITHIN_S), ledger_row(item, nonce, now_ms)) for item in items]
+        rows = [
+            (order_row(item, nonce, now_ms, PAY_WITHIN_S), ledger_row(item.event, TAKE, nonce, now_ms))
+            for item in items
+        ]
         moves = [
             Counter(item.event.sku_id for item in items[start : start + size]) for start in range(0, records, size)
         ]
@@ -130,8 +133,8 @@ async def run_bare(settings: Settings) -> None:
         for number, start in enumerate(range(0, records, size)):
             some = rows[start : start + size]
             async with transaction(pool) as cursor:
-                await insert_many(cursor, orders, [row[0] for row in some])
-                await insert_many(cursor, ledger, [row[1] for row in some])
+                await insert_many(cursor, INSERT_ORDERS, [row[0] for row in some])
+                await insert_many(cursor, INSERT_LEDGER, [row[1] for row in some])
                 for sku_id, units in sorted(moves[number].items()):
                     await cursor.execute(MOVE, (units, CAMPAIGN_ID, sku_id))
         return _stint(records, began_s, began_cpu_s)

@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 from adapters.holds import release
 from adapters.kafka import make_consumer, make_producer, start_bounded, stop_bounded
 from adapters.mysql import Pool, insert_many, transaction
+from adapters.order_tables import INSERT_LEDGER, INSERT_ORDERS, RELEASE, TAKE, Row, ledger_row, order_values
 from adapters.redis import ScriptChannel
 from bench.errors import BenchError
 from bench.prefill import place_orders
@@ -37,16 +38,6 @@ EXPIRED_EVERY: Final = 20
 """One order out of so many has expired."""
 RELEASERS: Final = 8
 LINGER_MS: Final = 20
-
-_ORDERS: Final = """
-INSERT INTO orders (order_id, campaign_id, sku_id, user_id, quantity, unit_price_cents, fingerprint, status, version,
- hold_no, outbox_id, outbox_index, nonce, accepted_at_ms, confirmed_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
-
-_LEDGER: Final = """
-INSERT INTO stock_ledger (order_id, campaign_id, sku_id, hold_no, kind, quantity, outbox_id, outbox_index, nonce,
- created_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 _RETURNS: Final = """
 INSERT INTO stock_return (order_id, hold_no, origin, campaign_id, sku_id, user_id, quantity, created_at_ms,
@@ -152,13 +143,13 @@ class Filler:
 
     async def _store(self, events: Sequence[OrderAccepted]) -> None:
         gone = [event for event in events if _has_expired(event)]
-        ledger = [self._ledger_row(event, "take") for event in events]
-        ledger += [self._ledger_row(event, "release") for event in gone]
+        ledger = [self._ledger_row(event, TAKE) for event in events]
+        ledger += [self._ledger_row(event, RELEASE) for event in gone]
         async with transaction(self._pool) as cursor:
             for sku_id, units in _units(events, gone).items():
                 await cursor.execute(_SOLD, (units, self._campaign.id, sku_id))
-            await insert_many(cursor, _ORDERS, [self._order_row(event) for event in events])
-            await insert_many(cursor, _LEDGER, ledger)
+            await insert_many(cursor, INSERT_ORDERS, [self._order_row(event) for event in events])
+            await insert_many(cursor, INSERT_LEDGER, ledger)
             await insert_many(cursor, _RETURNS, [_return_row(event) for event in gone])
 
     async def _release(self, events: Sequence[OrderAccepted]) -> None:
@@ -194,37 +185,11 @@ class Filler:
             await stop_bounded(consumer)
 
     def _order_row(self, event: OrderAccepted) -> tuple[object, ...]:
-        return (
-            event.order_id,
-            event.campaign_id,
-            event.sku_id,
-            event.user_id,
-            event.quantity,
-            event.unit_price_cents,
-            event.fingerprint,
-            OrderStatus.EXPIRED if _has_expired(event) else OrderStatus.PAID,
-            2,
-            event.hold_no,
-            event.outbox_id,
-            event.outbox_index,
-            self._nonce,
-            event.accepted_at_ms,
-            event.accepted_at_ms,
-        )
+        status = OrderStatus.EXPIRED if _has_expired(event) else OrderStatus.PAID
+        return (*order_values(event, status, 2, self._nonce, event.accepted_at_ms), None)
 
-    def _ledger_row(self, event: OrderAccepted, kind: str) -> tuple[object, ...]:
-        return (
-            event.order_id,
-            event.campaign_id,
-            event.sku_id,
-            event.hold_no,
-            kind,
-            event.quantity,
-            event.outbox_id,
-            event.outbox_index,
-            self._nonce,
-            event.accepted_at_ms,
-        )
+    def _ledger_row(self, event: OrderAccepted, kind: str) -> Row:
+        return ledger_row(event, kind, self._nonce, event.accepted_at_ms)
 
 
 def _has_expired(event: OrderAccepted) -> bool:

@@ -94,6 +94,19 @@ NO_ORIGIN: Final = Origin("0-0", 0)
 """Of an event that was made anew, and of a ledger row that no outbox entry stands behind."""
 
 
+def origin_of(event: OrderAccepted) -> Origin:
+    """Return where an event came from."""
+    return Origin(event.outbox_id, event.outbox_index)
+
+
+def is_second_deduction(known: Origin, origin: Origin) -> bool:
+    """Tell whether a deduction that is known from one origin was made once more by another.
+
+    An event that was made anew has none, and says nothing of a second one.
+    """
+    return known != origin and NO_ORIGIN not in {known, origin}
+
+
 class Item(NamedTuple):
     """A record and the event in it."""
 
@@ -113,7 +126,7 @@ class Item(NamedTuple):
     @property
     def origin(self) -> Origin:
         """Where the deduction came from."""
-        return Origin(self.event.outbox_id, self.event.outbox_index)
+        return origin_of(self.event)
 
     @property
     def payload(self) -> Payload:
@@ -245,10 +258,10 @@ def judge(items: Iterable[Item], known: Mapping[Deduction, Origin]) -> tuple[Out
             continue
         origin = item.origin
         first = mine[deduction].origin if deduction in mine else known[deduction]
-        if first == origin or NO_ORIGIN in {first, origin}:
-            outcome.duplicates += 1
-        else:
+        if is_second_deduction(first, origin):
             outcome.second.append(item)
+        else:
+            outcome.duplicates += 1
     return outcome, dict(moves)
 
 

@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 import orjson
 
+from consumers.batch import Record
 from domain.errors import PoisonRecordError
 from domain.events import DEAD_SUFFIX, OrderAccepted, dead_topic, decode_order_accepted
 from domain.order import split_order_id
-from domain.outbox import START
 
 TOPIC_BYTES_MAX: Final = 100
 """As many as the table `dead_letter_done` takes."""
@@ -97,36 +97,15 @@ class Hold(Protocol):
         """Whether Redis holds units for it now."""
 
 
-class DeadRecord(Protocol):
-    """The part of a Kafka record that a letter is made of (`adapters.kafka_reader.FullRecord`)."""
+class DeadRecord(Record, Protocol):
+    """The part of a Kafka record that a letter is made of (`adapters.kafka_reader.FullRecord`).
 
-    @property
-    def topic(self) -> str:
-        """The dead-letter topic."""
-
-    @property
-    def partition(self) -> int:
-        """Where it is."""
-
-    @property
-    def offset(self) -> int:
-        """Where it is."""
+    Its headers are the record's own, and ours behind them.
+    """
 
     @property
     def timestamp_ms(self) -> int:
         """As its producer set it."""
-
-    @property
-    def key(self) -> bytes | None:
-        """The record's key."""
-
-    @property
-    def value(self) -> bytes | None:
-        """The record's value."""
-
-    @property
-    def headers(self) -> Headers:
-        """The record's own, and ours behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,14 +231,6 @@ def hold_of(event: OrderAccepted, attempts: Sequence[Hold]) -> Hold | None:
             ours = (attempt.fingerprint, attempt.sku_id, attempt.quantity, attempt.hold_no)
             return attempt if attempt.held and ours == theirs else None
     return None
-
-
-def is_second_deduction(known: tuple[str, int], origin: tuple[str, int]) -> bool:
-    """Tell whether a deduction that the ledger knows from one outbox entry was made once more by another.
-
-    An event that was made anew has no entry (`0-0`), and says nothing of a second one; see `consumers.batch.judge`.
-    """
-    return known != origin and START not in {known[0], origin[0]}
 
 
 # -- how it is shown -----------------------------------------------------------------------------------------------

@@ -9,16 +9,29 @@ from collections.abc import Collection, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
+import msgspec
 import pymysql.err
 
 from adapters.mysql import Pool, query, transaction
-from consumers.dead_letter_rules import DROPPED_REASON, Action, LetterId, Mark, is_second_deduction
+from adapters.order_tables import (
+    INSERT_CHANGES,
+    INSERT_LEDGER,
+    INSERT_ORDERS,
+    INSERT_RETURNS,
+    KEEP_KNOWN,
+    NONCE_BYTES,
+    RELEASE,
+    TAKE,
+    ledger_row,
+    order_values,
+    return_row,
+)
+from consumers.batch import NO_ORIGIN, Origin, is_second_deduction, origin_of
+from consumers.dead_letter_rules import DROPPED_REASON, Action, LetterId, Mark
 from domain.errors import BackendError, OperationRefusedError
 from domain.events import OrderAccepted
 from domain.order_state import OrderStatus
-from domain.outbox import START
 
-NONCE_BYTES: Final = 16
 REJECTED_VERSION: Final = 2
 """As after `confirmed`, which has version 1: such an order was never confirmed to anybody."""
 
@@ -37,30 +50,16 @@ _COUNT: Final = (
 _KNOWN_ORDER: Final = "SELECT 1 FROM orders WHERE order_id = %s"
 _LOCK: Final = "SELECT sku_id FROM campaign_sku WHERE campaign_id = %s AND sku_id = %s FOR UPDATE"
 _KNOWN_SKU: Final = "SELECT 1 FROM campaign_sku WHERE campaign_id = %s AND sku_id = %s"
-_ORDER: Final = """
-INSERT INTO orders (order_id, campaign_id, sku_id, user_id, quantity, unit_price_cents, fingerprint, status, version,
- hold_no, outbox_id, outbox_index, nonce, accepted_at_ms, confirmed_at_ms, pay_by_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)
-ON DUPLICATE KEY UPDATE order_id = order_id"""
+_ORDER: Final = INSERT_ORDERS + KEEP_KNOWN
+_LEDGER: Final = INSERT_LEDGER + KEEP_KNOWN
+_CHANGE: Final = INSERT_CHANGES + KEEP_KNOWN
+_RETURN: Final = INSERT_RETURNS + KEEP_KNOWN
 _STORED: Final = "SELECT nonce, fingerprint, sku_id, quantity FROM orders WHERE order_id = %s"
 _TAKEN: Final = (
     "SELECT outbox_id, outbox_index FROM stock_ledger "
     "WHERE order_id = %s AND sku_id = %s AND hold_no = %s AND kind = 'take'"
 )
-_LEDGER: Final = """
-INSERT INTO stock_ledger (order_id, campaign_id, sku_id, hold_no, kind, quantity, outbox_id, outbox_index, nonce,
- created_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON DUPLICATE KEY UPDATE order_id = order_id"""
 _LEDGER_WRITERS: Final = "SELECT nonce FROM stock_ledger WHERE order_id = %s"
-_CHANGE: Final = """
-INSERT INTO order_change (order_id, version, status, reason, at_ms)
-VALUES (%s, %s, %s, %s, %s)
-ON DUPLICATE KEY UPDATE order_id = order_id"""
-_RETURN: Final = """
-INSERT INTO stock_return (order_id, hold_no, origin, campaign_id, sku_id, user_id, quantity, created_at_ms, next_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON DUPLICATE KEY UPDATE order_id = order_id"""
 
 
 class Settlement(Enum):
@@ -184,7 +183,8 @@ async def _settle(
     held: bool,
 ) -> Settlement:
     if held:
-        await cursor.execute(_ORDER, _order_row(event, nonce, now_ms))
+        values = order_values(event, OrderStatus.REJECTED, REJECTED_VERSION, nonce, now_ms)
+        await cursor.execute(_ORDER, (*values, None))  # nobody will pay it
     await cursor.execute(_STORED, (event.order_id,))
     row = await cursor.fetchone()
     if row is None:
@@ -196,16 +196,17 @@ async def _settle(
     taken = await cursor.fetchone()
     if taken is None or row[1:] != (event.fingerprint, event.sku_id, event.quantity):
         return Settlement.STORED
-    if not is_second_deduction(taken, (event.outbox_id, event.outbox_index)):
+    origin = origin_of(event)
+    if not is_second_deduction(Origin(*taken), origin):
         return Settlement.STORED
-    await cursor.execute(_RETURN, _return_row(event, f"{event.outbox_id}/{event.outbox_index}", now_ms))
+    await cursor.execute(_RETURN, return_row(event, str(origin), now_ms))
     return Settlement.SECOND
 
 
 async def _write_release(cursor: Any, event: OrderAccepted, nonce: bytes, now_ms: int) -> None:  # noqa: ANN401
-    hold = (event.order_id, event.campaign_id, event.sku_id, event.hold_no)
-    await cursor.execute(_LEDGER, (*hold, "take", event.quantity, event.outbox_id, event.outbox_index, nonce, now_ms))
-    await cursor.execute(_LEDGER, (*hold, "release", event.quantity, START, 0, nonce, now_ms))
+    from_nowhere = msgspec.structs.replace(event, outbox_id=NO_ORIGIN.outbox_id, outbox_index=NO_ORIGIN.outbox_index)
+    await cursor.execute(_LEDGER, ledger_row(event, TAKE, nonce, now_ms))
+    await cursor.execute(_LEDGER, ledger_row(from_nowhere, RELEASE, nonce, now_ms))
     await cursor.execute(_LEDGER_WRITERS, (event.order_id,))
     if [row[0] for row in await cursor.fetchall()] != [nonce, nonce]:
         raise OperationRefusedError(
@@ -213,42 +214,8 @@ async def _write_release(cursor: Any, event: OrderAccepted, nonce: bytes, now_ms
             "Nothing was changed"
         )
     await cursor.execute(_CHANGE, (event.order_id, REJECTED_VERSION, OrderStatus.REJECTED, DROPPED_REASON, now_ms))
-    await cursor.execute(_RETURN, _return_row(event, "", now_ms))
+    await cursor.execute(_RETURN, return_row(event, "", now_ms))
 
 
 async def _mark(cursor: Any, letter: LetterId, action: Action, now_ms: int) -> None:  # noqa: ANN401
     await cursor.execute(_MARK, (*letter, action, now_ms))
-
-
-def _order_row(event: OrderAccepted, nonce: bytes, now_ms: int) -> tuple[object, ...]:
-    return (
-        event.order_id,
-        event.campaign_id,
-        event.sku_id,
-        event.user_id,
-        event.quantity,
-        event.unit_price_cents,
-        event.fingerprint,
-        OrderStatus.REJECTED,
-        REJECTED_VERSION,
-        event.hold_no,
-        event.outbox_id,
-        event.outbox_index,
-        nonce,
-        event.accepted_at_ms,
-        now_ms,
-    )
-
-
-def _return_row(event: OrderAccepted, origin: str, now_ms: int) -> tuple[object, ...]:
-    return (
-        event.order_id,
-        event.hold_no,
-        origin,
-        event.campaign_id,
-        event.sku_id,
-        event.user_id,
-        event.quantity,
-        now_ms,
-        now_ms,
-    )

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from aiokafka.errors import KafkaError
 
 from adapters.mysql import DataRefusedError, Pool
-from adapters.tasks import end_tasks
+from adapters.tasks import end_tasks, pause
 from consumers import batch
 from consumers.batch import Dead, Item, Outcome, Reason
 from consumers.dead_letters import DeadLetters
@@ -277,9 +277,5 @@ class OrderWriter:
             await self._intake.release()
 
     async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-        except TimeoutError:
-            return
-        raise _StoppedError
+        if await pause(seconds, self._stopped):
+            raise _StoppedError

@@ -22,12 +22,23 @@ from typing import Any, Final
 
 from adapters.mysql import Pool, insert_many, transaction
 from adapters.mysql_statements import Escapes, InsertStatements
+from adapters.order_tables import (
+    INSERT_LEDGER,
+    INSERT_ORDERS,
+    INSERT_RETURNS,
+    KEEP_KNOWN,
+    NONCE_BYTES,
+    TAKE,
+    Row,
+    ledger_row,
+    order_values,
+    return_row,
+)
 from consumers import batch
 from consumers.batch import Counted, Dead, Deduction, Item, Origin, Outcome, Payload
 from domain import failpoints
 from domain.order_state import OrderStatus
 
-NONCE_BYTES: Final = 16
 IDLE_IN_TRANSACTION_S: Final = 10
 """MySQL drops a writer that has said nothing for so long in the middle of its transaction: a process that was stopped
 would otherwise hold the counters' locks, and everyone else would wait for it."""
@@ -40,24 +51,9 @@ LEDGER_ROWS_LOOKED_AT: Final = 4
 SLICE_ROWS: Final = 100
 """Rows put into a statement at a time, so that an answer of MySQL's for another batch does not wait long."""
 
-Row = tuple[str | int | bytes, ...]
-
-INSERT_ORDERS: Final = """
-INSERT INTO orders (order_id, campaign_id, sku_id, user_id, quantity, unit_price_cents, fingerprint, status, version,
- hold_no, outbox_id, outbox_index, nonce, accepted_at_ms, confirmed_at_ms, pay_by_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON DUPLICATE KEY UPDATE order_id = order_id"""
-
-INSERT_LEDGER: Final = """
-INSERT INTO stock_ledger (order_id, campaign_id, sku_id, hold_no, kind, quantity, outbox_id, outbox_index, nonce,
- created_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON DUPLICATE KEY UPDATE order_id = order_id"""
-
-_INSERT_RETURNS: Final = """
-INSERT INTO stock_return (order_id, hold_no, origin, campaign_id, sku_id, user_id, quantity, created_at_ms, next_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON DUPLICATE KEY UPDATE order_id = order_id"""
+_INSERT_ORDERS: Final = INSERT_ORDERS + KEEP_KNOWN
+_INSERT_LEDGER: Final = INSERT_LEDGER + KEEP_KNOWN
+_INSERT_RETURNS: Final = INSERT_RETURNS + KEEP_KNOWN
 
 _LIMIT_IDLE: Final = "SET SESSION wait_timeout = %s"
 _UNLIMIT_IDLE: Final = "SET SESSION wait_timeout = DEFAULT"
@@ -83,7 +79,7 @@ WHERE l.nonce = %s AND o.nonce = %s"""
 _MOVE: Final = """
 UPDATE campaign_sku SET sold = sold + %s, version = version + 1 WHERE campaign_id = %s AND sku_id IN %s"""
 
-_TAKE: Final = "take"
+_CONFIRMED: Final = str(OrderStatus.CONFIRMED)
 _FIRST_VERSION: Final = 1
 _MS_PER_S: Final = 1_000
 
@@ -189,7 +185,7 @@ class OrderStore:
             judged, moves = batch.judge(items, known)
         for (campaign_id, delta), sku_ids in batch.same_moves(moves):
             await cursor.execute(_MOVE, (delta, campaign_id, sku_ids))
-        returns = [_return_row(item, prepared.now_ms) for item in batch.returns(judged.second)]
+        returns = [return_row(item.event, str(item.origin), prepared.now_ms) for item in batch.returns(judged.second)]
         await insert_many(cursor, _INSERT_RETURNS, returns)
         outcome = Outcome(dead=list(dead))
         outcome.add(judged)
@@ -213,12 +209,12 @@ class OrderStore:
         if not rows:
             return items, dead, {}
         await _execute(cursor, await self._ledger_statements(rows, nonce, prepared.now_ms, Escapes()))
-        await cursor.execute(_KNOWN_DEDUCTIONS, (sorted({item.event.order_id for item in rows}), _TAKE, nonce))
+        await cursor.execute(_KNOWN_DEDUCTIONS, (sorted({item.event.order_id for item in rows}), TAKE, nonce))
         return items, dead, {Deduction(*row[:3]): Origin(*row[3:]) for row in await cursor.fetchall()}
 
     async def _make(self, items: Sequence[Item], pay_within_s: Mapping[Counted, int], now_ms: int) -> Prepared:
         nonce, escapes = secrets.token_bytes(NONCE_BYTES), Escapes()
-        orders = InsertStatements(INSERT_ORDERS, self._pool.statement_bytes_max, escapes)
+        orders = InsertStatements(_INSERT_ORDERS, self._pool.statement_bytes_max, escapes)
         rows = batch.order_rows(items)
         async for some in _slices(rows):
             orders.add([order_row(item, nonce, now_ms, pay_within_s[item.counted]) for item in some])
@@ -240,9 +236,9 @@ class OrderStore:
     async def _ledger_statements(
         self, rows: Sequence[Item], nonce: bytes, now_ms: int, escapes: Escapes
     ) -> Sequence[bytes]:
-        ledger = InsertStatements(INSERT_LEDGER, self._pool.statement_bytes_max, escapes)
+        ledger = InsertStatements(_INSERT_LEDGER, self._pool.statement_bytes_max, escapes)
         async for some in _slices(rows):
-            ledger.add([ledger_row(item, nonce, now_ms) for item in some])
+            ledger.add([ledger_row(item.event, TAKE, nonce, now_ms) for item in some])
         return ledger.statements()
 
     def _remember(self, pay_within_s: Mapping[Counted, int]) -> None:
@@ -292,54 +288,5 @@ async def _slices(items: Sequence[Item]) -> AsyncIterator[Sequence[Item]]:
 
 def order_row(item: Item, nonce: bytes, now_ms: int, pay_within_s: int) -> Row:
     """Return the values that INSERT_ORDERS takes."""
-    event = item.event
-    return (
-        event.order_id,
-        event.campaign_id,
-        event.sku_id,
-        event.user_id,
-        event.quantity,
-        event.unit_price_cents,
-        event.fingerprint,
-        str(OrderStatus.CONFIRMED),
-        _FIRST_VERSION,
-        event.hold_no,
-        event.outbox_id,
-        event.outbox_index,
-        nonce,
-        event.accepted_at_ms,
-        now_ms,
-        now_ms + pay_within_s * _MS_PER_S,
-    )
-
-
-def ledger_row(item: Item, nonce: bytes, now_ms: int) -> Row:
-    """Return the values that INSERT_LEDGER takes."""
-    event = item.event
-    return (
-        event.order_id,
-        event.campaign_id,
-        event.sku_id,
-        event.hold_no,
-        _TAKE,
-        event.quantity,
-        event.outbox_id,
-        event.outbox_index,
-        nonce,
-        now_ms,
-    )
-
-
-def _return_row(item: Item, now_ms: int) -> Row:
-    event = item.event
-    return (
-        event.order_id,
-        event.hold_no,
-        str(item.origin),
-        event.campaign_id,
-        event.sku_id,
-        event.user_id,
-        event.quantity,
-        now_ms,
-        now_ms,
-    )
+    values = order_values(item.event, _CONFIRMED, _FIRST_VERSION, nonce, now_ms)
+    return (*values, now_ms + pay_within_s * _MS_PER_S)

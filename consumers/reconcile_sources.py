@@ -15,6 +15,7 @@ from aiokafka.errors import (
     NotCoordinatorForGroupError,
 )
 
+from adapters.buyer_records import scan_records
 from adapters.kafka_reader import TopicReader, committed_offsets
 from adapters.mysql import Pool
 from adapters.redis import ANSWERS_LOST
@@ -158,22 +159,9 @@ class Sources:
         return snapshot.stock, snapshot.checkpoint
 
     async def _read_records(self, look: CampaignLook) -> None:
-        pattern = keys.buyer_pattern(look.campaign_id)
-        names: list[bytes] = []
-        cursor: int | None = None
-        while cursor != 0 or names:
-            try:
-                async with self._redis.pipeline(transaction=False) as pipe:
-                    if names:
-                        pipe.mget(names)
-                    if cursor != 0:
-                        pipe.scan(cursor or 0, match=pattern, count=SCAN_COUNT)
-                    answers = await pipe.execute()
-            except ANSWERS_LOST as error:
-                raise BackendError(f"Redis: buyers' records cannot be read: {error}") from error
-            for name, packed in zip(names, answers.pop(0) if names else (), strict=True):
+        async for page in scan_records(self._redis, look.campaign_id):
+            for name, packed in page:
                 _note_record(look, name, packed)
-            cursor, names = answers.pop() if answers else (0, [])
 
     async def _read_outbox(self, look: CampaignLook, checkpoint: str) -> None:
         start = next_outbox_id(checkpoint)

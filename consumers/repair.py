@@ -19,7 +19,7 @@ from consumers.repair_rules import Action, ActionKind, Repaired
 from domain import order_state
 from domain.errors import FencedError, FlashgateError
 from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, encode_order_accepted
-from domain.order import split_order_id
+from domain.order import digest_of
 from domain.order_state import OrderStatus
 from domain.outbox import START
 from domain.outcomes import ReleaseOutcome, RestoreOutcome
@@ -117,20 +117,20 @@ class Repairer:
                 yield Repaired(action, False, f"not given back: {why}")
                 continue
             outcome = await release(
-                self._channel, action.campaign_id, _digest(action.order_id), row.user_id, action.hold_no
+                self._channel, action.campaign_id, digest_of(action.order_id), row.user_id, action.hold_no
             )
             done = outcome in {ReleaseOutcome.RELEASED, ReleaseOutcome.ALREADY_RELEASED}
             said = "given back in Redis" if done else f"not given back: {outcome.name}"
             yield Repaired(action, done, f"hold {action.hold_no}, quantity {action.quantity}: {said}")
 
     async def _reissue(self, campaign_id: str, actions: Sequence[Action]) -> AsyncIterator[Repaired]:
-        attempts = await find_attempts(self._client, campaign_id, {_digest(action.order_id) for action in actions})
+        attempts = await find_attempts(self._client, campaign_id, {digest_of(action.order_id) for action in actions})
         known = await read_orders(self._orders, {action.order_id for action in actions})
         snapshot = await read_snapshot(self._client, campaign_id)
         stock = snapshot.stock if snapshot else {}
         events: dict[Action, OrderAccepted] = {}
         for action in actions:
-            buyer, line = attempts.get(_digest(action.order_id)), stock.get(action.sku_id)
+            buyer, line = attempts.get(digest_of(action.order_id)), stock.get(action.sku_id)
             if action.order_id in known:
                 yield Repaired(action, False, "not published anew: MySQL has it by now")
             elif buyer is None or line is None or not _is_held(action, buyer[1]):
@@ -151,7 +151,9 @@ class Repairer:
             if why or row is None:
                 yield Repaired(action, False, f"not put back: {why}")
                 continue
-            attempt = Attempt(_digest(row.order_id), row.fingerprint, row.sku_id, row.quantity, row.hold_no, held=True)
+            attempt = Attempt(
+                digest_of(row.order_id), row.fingerprint, row.sku_id, row.quantity, row.hold_no, held=True
+            )
             outcome = await restore_record(
                 self._channel,
                 action.campaign_id,
@@ -247,8 +249,3 @@ def _event(action: Action, user_id: str, attempt: Attempt, line: StockLine, now_
         outbox_id=START,
         outbox_index=0,
     )
-
-
-def _digest(order_id: str) -> str:
-    parts = split_order_id(order_id)
-    return parts[1] if parts else ""

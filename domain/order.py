@@ -5,6 +5,8 @@ import re
 import struct
 from typing import Final
 
+from domain.errors import BackendError
+
 IDEMPOTENCY_KEY_MAX_BYTES: Final = 255
 USER_ID_MAX_BYTES: Final = 128
 QUANTITY_MAX: Final = 1_000
@@ -46,3 +48,15 @@ def split_order_id(value: str) -> tuple[str, str] | None:
     """Return (campaign id, 32 hex) of an order id, or None if it is not one."""
     parts = _ORDER_ID.fullmatch(value)
     return (parts[1], parts[2]) if parts else None
+
+
+def digest_of(order_id: str) -> str:
+    """Return the part of an order id by which a buyer's record knows it, 32 hex digits.
+
+    Raises:
+        BackendError: it is none; whoever asks has read it from a store.
+    """
+    parts = split_order_id(order_id)
+    if parts is None:
+        raise BackendError(f"{order_id!r} is no order id")
+    return parts[1]

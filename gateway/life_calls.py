@@ -152,12 +152,10 @@ class LifeCalls:
 
     async def cancel(self, authorization: bytes | None, key: bytes | None, order_id: str, body: bytes) -> Answer:
         """Cancel an order of one's own that is not paid."""
-        asked = self._taken(authorization, key, body)
+        asked = self._taken(authorization, key, order_id, body)
         if isinstance(asked, Answer):
             return asked
         buyer, _ = asked
-        if split_order_id(order_id) is None:
-            return NO_SUCH_ORDER
         with self._cancels.place() as free:
             if not free:
                 return self._told("cancel", BUSY_NOW)
@@ -195,12 +193,10 @@ class LifeCalls:
 
     async def pay(self, authorization: bytes | None, key: bytes | None, order_id: str, body: bytes) -> Answer:
         """Begin a payment of an order of one's own, or tell of the one that there is."""
-        asked = self._taken(authorization, key, body)
+        asked = self._taken(authorization, key, order_id, body)
         if isinstance(asked, Answer):
             return asked
         buyer, key_text = asked
-        if split_order_id(order_id) is None:
-            return NO_SUCH_ORDER
         if self._payments is None:
             return self._told("payment", _NO_PAYMENTS)
         with self._paying.place() as free:
@@ -275,7 +271,9 @@ class LifeCalls:
 
     # -- what they share -------------------------------------------------------------------------------------------
 
-    def _taken(self, authorization: bytes | None, key: bytes | None, body: bytes) -> tuple[Identity, str] | Answer:
+    def _taken(
+        self, authorization: bytes | None, key: bytes | None, order_id: str, body: bytes
+    ) -> tuple[Identity, str] | Answer:
         """Return who asks, and with which key; the answer if it is no such call."""
         buyer = self._identify(authorization)
         if isinstance(buyer, Answer):
@@ -287,7 +285,7 @@ class LifeCalls:
             check_empty_body(body)
         except InvalidRequestError as error:
             return problem(outcomes.INVALID, str(error))
-        return buyer, key_text
+        return (buyer, key_text) if split_order_id(order_id) else NO_SUCH_ORDER
 
     async def _without_row(self, order_id: str, user_id: str) -> Answer:
         """Return the answer about an order that MySQL does not know: it is on its way, or there is none.

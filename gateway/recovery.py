@@ -22,9 +22,10 @@ from adapters.redis import ScriptChannel
 from adapters.stock import open_gate, read_fence, restore
 from domain.errors import OperationRefusedError
 from domain.events import OrderAccepted
+from domain.order import digest_of
 from domain.outbox import START, parse_outbox_id
 from domain.outcomes import ReacquireOutcome
-from gateway.recovery_rules import Loss, StoredOrder, digest_of, find_loss
+from gateway.recovery_rules import Loss, StoredOrder, find_loss
 from gateway.recovery_sources import Reacquisition
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from adapters.stock import LostOrder
-from domain.errors import BackendError
 from domain.events import OrderAccepted
-from domain.order import split_order_id, user_hash
+from domain.order import digest_of, user_hash
 from domain.order_state import HOLDING, OrderStatus
 from domain.outbox import START, OutboxPosition, parse_outbox_id
 
@@ -95,15 +94,3 @@ def _lost_order(one: _Found, *, is_lost: bool) -> LostOrder:
         held=one.held,
         origin=f"{event.outbox_id}/{event.outbox_index}" if is_lost else "",
     )
-
-
-def digest_of(order_id: str) -> str:
-    """Return the part of an order id by which a buyer's record knows it.
-
-    Raises:
-        BackendError: it is none.
-    """
-    parts = split_order_id(order_id)
-    if parts is None:
-        raise BackendError(f"{order_id!r} is no order id")
-    return parts[1]

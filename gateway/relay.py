@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from adapters.tasks import pause
 from domain.errors import BackendError, OperationRefusedError, PoisonRecordError
 from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, encode_order_accepted
 from domain.failpoints import reach
@@ -122,7 +123,7 @@ class Relay:
             except BackendError as error:
                 log.warning("relay: %s; trying again in %.1f s", error, pause_s)
                 self._forget()
-                await self._pause(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 -- jitter is no secret
+                await pause(pause_s * random.uniform(0.5, 1.5), self._stopping)  # noqa: S311 -- jitter is no secret
                 pause_s = min(self._settings.retry_max_s, pause_s * 2)
         await self._publisher.close()
 
@@ -139,7 +140,7 @@ class Relay:
         if time.monotonic() >= self._claim_at_s:
             await self._claim_all()
         if not self._positions:
-            await self._pause(self._settings.block_ms / 1000)
+            await pause(self._settings.block_ms / 1000, self._stopping)
             return 0
         entries = await self._source.read(
             self._positions, entries_max=self._settings.entries_max, block_ms=self._settings.block_ms
@@ -277,13 +278,6 @@ class Relay:
                 for event, value in zip(events, values, strict=True)
             ]
         return records, orders
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
 
 
 def _encode(entry: Entry, events: Sequence[OrderAccepted]) -> list[bytes]:

@@ -7,7 +7,6 @@ several may run.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -18,6 +17,7 @@ from adapters.holds import mark_paid, reacquire, release, return_duplicate
 from adapters.kafka_sender import KafkaSender, Outgoing
 from adapters.mysql import DataRefusedError, Pool
 from adapters.redis import ScriptChannel, ScriptFailedError
+from adapters.tasks import pause
 from domain.errors import BackendError, FencedError, OperationRefusedError
 from domain.events import TOPIC_ORDERS_EVENTS, OrderChanged, encode_order_changed
 from domain.failpoints import reach
@@ -148,12 +148,7 @@ class Keeper:
             else:
                 failures = 0
                 wait_s = 0.0 if count >= self._settings.batch_max else self._settings.poll_ms / 1000
-            await self._pause(wait_s)
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
+            await pause(wait_s, self._stopped)
 
     # -- orders and stock --------------------------------------------------------------------------------------
 
@@ -208,8 +203,8 @@ class Keeper:
             return True
         self._metrics.put_off("return")
         log.error("order %s, hold %d %s: not given back: %s", one.order_id, one.hold_no, one.origin, error)
-        pause = pause_s(one.attempts, self._settings.retry_initial_s, self._settings.retry_max_s)
-        await owed.return_later(self._pool, one, self._now_ms() + round(1_000 * pause), error)
+        wait_s = pause_s(one.attempts, self._settings.retry_initial_s, self._settings.retry_max_s)
+        await owed.return_later(self._pool, one, self._now_ms() + round(1_000 * wait_s), error)
         return False
 
     async def _return(self, one: StockReturn) -> str:
@@ -349,6 +344,7 @@ async def _gather(calls: "Sequence[Awaitable[None]]") -> None:
 
 
 def _digest(order_id: str) -> str:
+    """Return what a buyer's record knows an order by; one that has no such thing is put off, and holds up no other."""
     parts = split_order_id(order_id)
     if parts is None:
         raise OperationRefusedError(f"{order_id!r} is no order id")

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from adapters.mysql import Pool, insert_many, query, transaction
+from adapters.order_tables import INSERT_CHANGES, INSERT_LEDGER, INSERT_RETURNS, NONCE_BYTES, RELEASE, TAKE
 from domain.errors import BackendError
 from domain.order_state import FOLLOWS, OrderStatus
+from domain.outbox import START
 from lifecycle.rules import is_due
 
-NONCE_BYTES: Final = 16
-NO_ORIGIN: Final = "0-0"
+NO_ORIGIN: Final = START
 """Outbox id of a ledger row that no outbox entry stands behind."""
 
 _COLUMNS: Final = (
@@ -34,20 +35,7 @@ _DUE: Final = (
 _MOVE: Final = (
     "UPDATE orders SET status = %s, version = version + 1, hold_no = hold_no + %s WHERE order_id IN %s AND status = %s"
 )
-_CHANGE: Final = """
-INSERT INTO order_change (order_id, version, status, reason, at_ms)
-VALUES (%s, %s, %s, %s, %s)"""
-_LEDGER: Final = """
-INSERT INTO stock_ledger (order_id, campaign_id, sku_id, hold_no, kind, quantity, outbox_id, outbox_index, nonce,
- created_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 _SOLD: Final = "UPDATE campaign_sku SET sold = sold + %s, version = version + 1 WHERE campaign_id = %s AND sku_id = %s"
-_RETURN: Final = """
-INSERT INTO stock_return (order_id, hold_no, origin, campaign_id, sku_id, user_id, quantity, created_at_ms, next_at_ms)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
-
-TAKE: Final = "take"
-RELEASE: Final = "release"
 
 
 class OrderFacts(NamedTuple):
@@ -149,7 +137,7 @@ async def give_up(
             await _write_ledger(cursor, moving, RELEASE, now_ms)
             await insert_many(
                 cursor,
-                _RETURN,
+                INSERT_RETURNS,
                 [(*_hold(one), "", *_stock(one), one.user_id, one.quantity, now_ms, now_ms) for one in moving],
             )
     return moving
@@ -187,7 +175,7 @@ async def move(
         await cursor.execute(_MOVE, (to, holds, ids, status))
         if cursor.rowcount != len(ids):
             raise BackendError(f"{len(ids)} orders were locked as {status}, and {cursor.rowcount} could be moved")
-    await insert_many(cursor, _CHANGE, [(one.order_id, one.version + 1, to, reason, now_ms) for one in orders])
+    await insert_many(cursor, INSERT_CHANGES, [(one.order_id, one.version + 1, to, reason, now_ms) for one in orders])
 
 
 async def _write_ledger(cursor: Any, orders: Sequence[OrderFacts], kind: str, now_ms: int) -> None:  # noqa: ANN401
@@ -196,7 +184,7 @@ async def _write_ledger(cursor: Any, orders: Sequence[OrderFacts], kind: str, no
     rows = [
         (one.order_id, *_stock(one), one.hold_no, kind, one.quantity, NO_ORIGIN, 0, nonce, now_ms) for one in orders
     ]
-    await insert_many(cursor, _LEDGER, rows)
+    await insert_many(cursor, INSERT_LEDGER, rows)
     units: Counter[tuple[str, str]] = Counter()
     for one in orders:
         units[one.campaign_id, one.sku_id] += one.quantity

@@ -38,12 +38,14 @@ _LATER: Final = (
 _CHANGES: Final = (
     "SELECT c.id, c.order_id, o.campaign_id, o.sku_id, o.user_id, o.quantity, o.hold_no, c.status, c.version, "
     "c.reason, c.at_ms FROM order_change c FORCE INDEX (unpublished) JOIN orders o ON o.order_id = c.order_id "
-    "WHERE c.published = 0 ORDER BY c.id LIMIT %s"
+    "WHERE c.published = %s ORDER BY c.id LIMIT %s"
 )
-# 0: not published; 2: published, and Redis has not been told that the order is paid; 1: done.
 _PUBLISHED: Final = "UPDATE order_change SET published = IF(status = 'paid', 2, 1) WHERE id IN %s AND published = 0"
-_UNMARKED: Final = _CHANGES.replace("c.published = 0", "c.published = 2")
 _MARKED: Final = "UPDATE order_change SET published = 1 WHERE id IN %s"
+
+NOT_PUBLISHED: Final = 0
+NOT_MARKED: Final = 2
+"""Published, and Redis has not been told that the order is paid; 1: nothing is owed any more."""
 
 
 class StockReturn(NamedTuple):
@@ -134,7 +136,16 @@ async def unpublished(pool: Pool, limit: int) -> list[Change]:
     Raises:
         BackendError: MySQL is not there.
     """
-    return [Change(*row) for row in await query(pool, _CHANGES, (limit,))]
+    return [Change(*row) for row in await query(pool, _CHANGES, (NOT_PUBLISHED, limit))]
+
+
+async def unmarked(pool: Pool, limit: int) -> list[Change]:
+    """Return moves to `paid` that Kafka has been told of and Redis has not, in their order.
+
+    Raises:
+        BackendError: MySQL is not there.
+    """
+    return [Change(*row) for row in await query(pool, _CHANGES, (NOT_MARKED, limit))]
 
 
 async def note_published(pool: Pool, changes: Sequence[Change]) -> None:
@@ -143,19 +154,7 @@ async def note_published(pool: Pool, changes: Sequence[Change]) -> None:
     Raises:
         BackendError: Kafka will be told again, which is harmless.
     """
-    if not changes:
-        return
-    async with transaction(pool) as cursor:
-        await cursor.execute(_PUBLISHED, ([one.id for one in changes],))
-
-
-async def unmarked(pool: Pool, limit: int) -> list[Change]:
-    """Return moves to `paid` that Redis has not been told of.
-
-    Raises:
-        BackendError: MySQL is not there.
-    """
-    return [Change(*row) for row in await query(pool, _UNMARKED, (limit,))]
+    await _note(pool, _PUBLISHED, changes)
 
 
 async def note_marked(pool: Pool, changes: Sequence[Change]) -> None:
@@ -164,7 +163,10 @@ async def note_marked(pool: Pool, changes: Sequence[Change]) -> None:
     Raises:
         BackendError: Redis will be told again, which is harmless.
     """
-    if not changes:
-        return
-    async with transaction(pool) as cursor:
-        await cursor.execute(_MARKED, ([one.id for one in changes],))
+    await _note(pool, _MARKED, changes)
+
+
+async def _note(pool: Pool, statement: str, changes: Sequence[Change]) -> None:
+    if changes:
+        async with transaction(pool) as cursor:
+            await cursor.execute(statement, ([one.id for one in changes],))

@@ -162,9 +162,7 @@ async def charged(pool: Pool, payment: Payment, *, now_ms: int) -> PaymentStatus
         OutcomeUnknownError, BackendError: take it in again.
     """
     async with transaction(pool) as cursor:
-        order, payments = await _locked(cursor, payment.order_id)
-        mine = next(one for one in payments if one.payment_id == payment.payment_id)
-        others = [one.status for one in payments if one.payment_id != payment.payment_id]
+        order, mine, others = await _locked(cursor, payment)
         status = after_charge(order.status, mine.status, others)
         if status is not mine.status:
             if status is PaymentStatus.PAID:
@@ -181,8 +179,7 @@ async def declined(pool: Pool, payment: Payment, *, now_ms: int) -> PaymentStatu
         OutcomeUnknownError, BackendError: take it in again.
     """
     async with transaction(pool) as cursor:
-        _, payments = await _locked(cursor, payment.order_id)
-        mine = next(one for one in payments if one.payment_id == payment.payment_id)
+        _, mine, _ = await _locked(cursor, payment)
         status = after_decline(mine.status)
         if status is not mine.status:
             await cursor.execute(_SET, (status, 0, now_ms, now_ms, mine.payment_id))
@@ -198,8 +195,7 @@ async def reacquired(pool: Pool, payment: Payment, *, now_ms: int) -> bool:
     async with transaction(pool) as cursor:
         found = await _unlocked(cursor, payment.order_id)
         await lock_counter(cursor, found)
-        order, payments = await _locked(cursor, payment.order_id)
-        mine = next(one for one in payments if one.payment_id == payment.payment_id)
+        order, mine, _ = await _locked(cursor, payment)
         if mine.status is not PaymentStatus.REACQUIRING:
             return False
         await take_again(cursor, order, OrderStatus.PAID, f"payment {mine.attempt_no}, after expiry", now_ms)
@@ -214,8 +210,7 @@ async def not_reacquired(pool: Pool, payment: Payment, *, now_ms: int) -> None:
         OutcomeUnknownError, BackendError: take it in again.
     """
     async with transaction(pool) as cursor:
-        _, payments = await _locked(cursor, payment.order_id)
-        mine = next(one for one in payments if one.payment_id == payment.payment_id)
+        _, mine, _ = await _locked(cursor, payment)
         if mine.status is PaymentStatus.REACQUIRING:
             await cursor.execute(_SET, (PaymentStatus.REFUND_DUE, 0, now_ms, now_ms, mine.payment_id))
 
@@ -227,13 +222,11 @@ async def refunded(pool: Pool, payment: Payment, *, now_ms: int) -> None:
         OutcomeUnknownError, BackendError: take it in again.
     """
     async with transaction(pool) as cursor:
-        order, payments = await _locked(cursor, payment.order_id)
-        mine = next(one for one in payments if one.payment_id == payment.payment_id)
+        order, mine, others = await _locked(cursor, payment)
         if mine.status in ACTIVE:  # charged and sent back there, before we heard of either
             await cursor.execute(_SET, (PaymentStatus.REFUNDED, 0, now_ms, now_ms, mine.payment_id))
         if mine.status is not PaymentStatus.REFUND_DUE:
             return
-        others = [one.status for one in payments if one.payment_id != payment.payment_id]
         after = after_refund(order.status, others)
         if after is not order.status:
             await move(cursor, [order], after, f"payment {mine.attempt_no} went back", now_ms)
@@ -247,9 +240,14 @@ async def _unlocked(cursor: Any, order_id: str) -> OrderFacts:  # noqa: ANN401
     return OrderFacts(order_id, campaign_id, sku_id, "", 0, 0, OrderStatus.EXPIRED, 0, 0, None)
 
 
-async def _locked(cursor: Any, order_id: str) -> tuple[OrderFacts, list[Payment]]:  # noqa: ANN401
-    """Lock an order and its payments; a payment's order always has a row."""
-    order = await lock_order(cursor, order_id)
+async def _locked(cursor: Any, payment: Payment) -> tuple[OrderFacts, Payment, list[PaymentStatus]]:  # noqa: ANN401
+    """Lock an order and its payments; returns the order, this payment as it is now, and the others' statuses.
+
+    A payment's order always has a row.
+    """
+    order = await lock_order(cursor, payment.order_id)
     if order is None:
-        raise LookupError(f"order {order_id} has a payment and no row")
-    return order, await _payments_of(cursor, order_id)
+        raise LookupError(f"order {payment.order_id} has a payment and no row")
+    payments = await _payments_of(cursor, payment.order_id)
+    mine = next(one for one in payments if one.payment_id == payment.payment_id)
+    return order, mine, [one.status for one in payments if one.payment_id != payment.payment_id]

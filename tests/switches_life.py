@@ -23,10 +23,11 @@ def duplicate_record_emptied() -> None:
 def releases_owed_with_the_move() -> None:
     """An order gives its units up in MySQL, and nothing says that Redis is owed them."""
     from adapters.mysql import insert_many as insert
+    from adapters.order_tables import INSERT_RETURNS
     from lifecycle import order_rows
 
     async def forget(cursor: Any, sql: str, rows: Any) -> None:
-        if sql is not order_rows._RETURN:
+        if sql is not INSERT_RETURNS:
             await insert(cursor, sql, rows)
 
     replace(order_rows, "insert_many", forget)

@@ -1,7 +1,6 @@
 """Much waits, or cannot be written for a while: writers of accepted orders on real Kafka and MariaDB."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from domain.settings import Settings
 from stack.paths import PROJECT_ROOT
 from stack.proxy import Proxy
 from stack.servers import Endpoints
+from tests.support.children import inherited_environment
 from tests.support.events import event
 from tests.support.metrics import Recorded
 from tests.support.orders import Sale, new_sale, until
@@ -124,12 +124,11 @@ async def test_backlog_tells_what_waits_and_how_fast_it_goes(sale: Sale) -> None
 
 async def test_backlog_command(settings: Settings) -> None:
     """`backlog --json` ends with one line: every partition, the total, the rate and the outlook."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
     ran = await asyncio.to_thread(
         subprocess.run,
         (sys.executable, "-m", "cli", "backlog", "--json"),
         cwd=PROJECT_ROOT,
-        env={**inherited, **as_environment(msgspec.to_builtins(settings))},
+        env={**inherited_environment(), **as_environment(msgspec.to_builtins(settings))},
         capture_output=True,
         text=True,
         timeout=60,

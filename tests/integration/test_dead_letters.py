@@ -32,12 +32,12 @@ from consumers.dead_letter_sql import Settlement
 from domain import keys
 from domain.errors import BackendError, FencedError, OperationRefusedError
 from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, decode_order_accepted
-from domain.order import fingerprint
+from domain.order import digest_of, fingerprint
 from domain.outcomes import ReleaseOutcome
 from domain.settings import Settings
 from stack.proxy import Proxy
 from stack.servers import Endpoints
-from tests.support.flow import STOCK, Flow, digest_of, new_flow
+from tests.support.flow import STOCK, Flow, new_flow
 from tests.support.metrics import Recorded
 from tests.support.operator import command
 from tests.support.shop import SKU, Shop, open_shop, until_true

@@ -1,21 +1,15 @@
 """Faults of the consumers, in a whole sale: what buyers, Redis, Kafka and MySQL say of it at the end is one thing."""
 
 import asyncio
-import os
 import signal
-import sys
-from pathlib import Path
-
-import msgspec
 
 from adapters.kafka import make_producer
 from adapters.kafka_reader import committed_offsets
 from adapters.kafka_sender import KafkaSender, Outgoing
-from cli.config import as_environment
 from domain.events import TOPIC_ORDERS_ACCEPTED, encode_order_accepted
 from domain.settings import Settings
-from stack.paths import PROJECT_ROOT
 from stack.proxy import Proxy
+from tests.support.children import is_stopped, paused_at
 from tests.support.events import event
 from tests.support.life import assert_settled, make_due, new_keeper, statuses, until_idle
 from tests.support.metrics import Recorded
@@ -76,38 +70,21 @@ async def test_zombie_in_a_whole_sale(settings: Settings) -> None:
         said = await asyncio.gather(*(shop.buy(url, f"a-{number}") for number in range(20)))
         assert {one.status for one in said} == {202}
         await shop.relayed()
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
-        zombie = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.paused_child",
-            "consumer.before_mysql",
-            "consume",
-            "orders",
-            cwd=PROJECT_ROOT,
-            env={**inherited, **as_environment(msgspec.to_builtins(settings))},
-            stdin=asyncio.subprocess.DEVNULL,
-        )
-        stat = Path(f"/proc/{zombie.pid}/stat")
-
-        async def is_stopped() -> bool:
-            return stat.read_text().rpartition(")")[2].split()[0] == "T"  # noqa: ASYNC240 -- one line of proc(5)
 
         async def all_stored() -> bool:
             return set(await shop.stored()) == set(shop.accepted)
 
-        try:
-            await in_time(is_stopped, "the writer does not get to its batch")
+        async with paused_at(settings, "consumer.before_mysql", "consume", "orders") as zombie:
+            await in_time(lambda: asyncio.sleep(0, is_stopped(zombie.pid)), "the writer does not get to its batch")
             assert await shop.stored() == {}
             async with shop.consumer():
                 await in_time(all_stored, "no other writer takes over")
-        finally:
             zombie.send_signal(signal.SIGCONT)
-        await buy_each_of_one(shop, url)
-        await shop.relayed()
-        await in_time(all_stored, "the zombie does not come back")
-        zombie.send_signal(signal.SIGTERM)
-        assert await zombie.wait() == 0
+            await buy_each_of_one(shop, url)
+            await shop.relayed()
+            await in_time(all_stored, "the zombie does not come back")
+            zombie.send_signal(signal.SIGTERM)
+            assert await zombie.wait() == 0
         await shop.assert_invariants()
         await shop.assert_replays(url)
 

@@ -1,22 +1,19 @@
 """Faults between the outbox and Kafka, with real servers."""
 
 import asyncio
-import os
 import signal
-import sys
 from typing import Any
 
 import msgspec
 import pytest
 
 from adapters.stock import read_snapshot, restore
-from cli.config import as_environment
 from domain import keys
 from domain.errors import BackendError
 from domain.settings import Settings
 from gateway import recovery
-from stack.paths import PROJECT_ROOT
 from stack.servers import LocalStack
+from tests.support.children import start_killed_at
 from tests.support.lanes import BOTH_LANES
 from tests.support.shop import Shop, open_shop, until_true
 
@@ -31,21 +28,6 @@ async def buy_all(shop: Shop, url: str, prefix: str, count: int = BUYERS) -> Non
     assert [one.status for one in said] == [202] * count
 
 
-async def spawn(settings: Settings, fail_point: str, *command: str) -> asyncio.subprocess.Process:
-    """Start a flashgate command that kills itself at a fail point."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.support.child",
-        fail_point,
-        *command,
-        cwd=PROJECT_ROOT,
-        env={**inherited, **as_environment(msgspec.to_builtins(settings))},
-        stdin=asyncio.subprocess.DEVNULL,
-    )
-
-
 async def test_relay_killed_between_produce_and_checkpoint(settings: Settings) -> None:
     """Fault 13: the relay dies after Kafka has acknowledged and before its checkpoint has moved.
 
@@ -54,7 +36,7 @@ async def test_relay_killed_between_produce_and_checkpoint(settings: Settings) -
     """
     async with open_shop(settings) as shop, shop.worker() as url:
         await buy_all(shop, url, "a")
-        relay = await spawn(settings, "relay.after_produce", "relay")
+        relay = await start_killed_at(settings, "relay.after_produce", "relay")
         assert await relay.wait() == -signal.SIGKILL
         snapshot = await read_snapshot(shop.clients.client, shop.id)
         assert snapshot is not None

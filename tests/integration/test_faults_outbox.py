@@ -15,6 +15,7 @@ from domain.settings import RedisSettings, Settings
 from gateway.app import make_relay
 from gateway.relay import DEAD_VALUE_BYTES_MAX, EVENT_BYTES_MAX
 from stack.proxy import Proxy
+from tests.support.children import is_stopped, paused_at
 from tests.support.relays import (
     GAPS,
     POISON,
@@ -23,8 +24,6 @@ from tests.support.relays import (
     checkpoint,
     counted,
     entries,
-    is_stopped,
-    paused_at,
     with_relay,
 )
 from tests.support.shop import open_shop, until_true

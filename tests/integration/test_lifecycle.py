@@ -1,23 +1,19 @@
 """Orders after the sale, on real servers: expiry, release, selling again, and what a crash in between leaves."""
 
 import asyncio
-import os
 import signal
-import sys
 
-import msgspec
 import pytest
 
 from adapters.holds import return_duplicate
 from adapters.mysql import query
 from adapters.stock import read_attempts
-from cli.config import as_environment
 from domain import keys
 from domain.order_state import OrderStatus
 from domain.outcomes import DuplicateOutcome
 from domain.settings import Settings
 from lifecycle import order_rows
-from stack.paths import PROJECT_ROOT
+from tests.support.children import start_killed_at
 from tests.support.life import (
     assert_settled,
     confirmed,
@@ -123,17 +119,7 @@ async def test_keeper_killed_in_the_middle(settings: Settings, fail_point: str) 
     async with open_shop(settings, stock=STOCK) as shop, shop.worker() as url:
         await sell_out(shop, url)
         await make_due(shop)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.child",
-            fail_point,
-            "lifecycle",
-            cwd=PROJECT_ROOT,
-            env={**inherited, **as_environment(msgspec.to_builtins(settings))},
-            stdin=asyncio.subprocess.DEVNULL,
-        )
+        child = await start_killed_at(settings, fail_point, "lifecycle")
         assert await child.wait() == -signal.SIGKILL
         if fail_point == "keeper.after_return":
             returned = (await line(shop)).returned

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from domain.order_state import OrderStatus
 from lifecycle.order_rows import due_orders, expire
 from stack.proxy import Proxy
 from stack.servers import Endpoints
+from tests.support.children import is_stopped
 from tests.support.events import event
 from tests.support.metrics import Recorded
 from tests.support.orders import Sale, new_sale
@@ -246,11 +246,6 @@ async def test_a_transaction_that_falls_silent_loses_its_locks(sale: Sale, monke
     assert seconds > 1
 
 
-def state_of(pid: int) -> str:
-    """Return a process's state as proc(5) has it: T is stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 @pytest.mark.parametrize("fail_point", ["consumer.before_mysql", "consumer.before_mysql_commit"])
 async def test_zombie_comes_back_after_its_partitions_went_to_another(sale: Sale, fail_point: str) -> None:
     """Fault 26: a writer is stopped with a batch in its hands, and goes on after another has done its work.
@@ -263,7 +258,7 @@ async def test_zombie_comes_back_after_its_partitions_went_to_another(sale: Sale
     await sale.publish(events[:200])
     zombie = await sale.spawn(fail_point, what="stop")
     try:
-        while state_of(zombie.pid) != "T":  # noqa: ASYNC110 -- a process tells nobody that it has stopped
+        while not is_stopped(zombie.pid):  # noqa: ASYNC110 -- a process tells nobody that it has stopped
             await asyncio.sleep(0.02)
         metrics = Recorded()
         writer = sale.writer(metrics)

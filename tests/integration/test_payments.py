@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -14,7 +12,6 @@ import pytest
 from adapters.holds import reacquire
 from adapters.mysql import query
 from adapters.stock import read_attempts
-from cli.config import as_environment
 from consumers.reconcile import reconcile
 from domain import keys
 from domain.errors import OperationRefusedError, OutcomeUnknownError
@@ -27,7 +24,7 @@ from lifecycle.keeper import Keeper
 from lifecycle.payment_rows import Payment, Refusal
 from lifecycle.payments import PaymentDesk
 from lifecycle.provider import ProviderState
-from stack.paths import PROJECT_ROOT
+from tests.support.children import start_killed_at
 from tests.support.life import (
     assert_settled,
     confirmed,
@@ -356,17 +353,7 @@ async def test_keeper_killed_after_redis_took_the_unit_anew(settings: Settings) 
         await till.expire()
         await till.provider.pay(payment.payment_id)
         await till.tell(payment.payment_id, ProviderState.APPROVED)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.support.child",
-            "keeper.after_reacquire",
-            "lifecycle",
-            cwd=PROJECT_ROOT,
-            env={**inherited, **as_environment(msgspec.to_builtins(till.settings))},
-            stdin=asyncio.subprocess.DEVNULL,
-        )
+        child = await start_killed_at(till.settings, "keeper.after_reacquire", "lifecycle")
         assert await child.wait() == -signal.SIGKILL
         assert (await line(till.shop)).remaining == 0
         assert await till.status() == "expired"

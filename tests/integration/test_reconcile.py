@@ -9,9 +9,10 @@ from adapters.holds import release
 from adapters.stock import pack_stock_line, parse_stock_line
 from consumers.reconcile import reconcile
 from domain import keys
+from domain.order import digest_of
 from domain.outcomes import ReleaseOutcome
 from stack.servers import Endpoints
-from tests.support.flow import STOCK, Flow, digest_of, new_flow
+from tests.support.flow import STOCK, Flow, new_flow
 
 pytestmark = pytest.mark.usefixtures("stack")
 

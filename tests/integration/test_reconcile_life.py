@@ -16,13 +16,13 @@ from consumers.reconcile import reconcile
 from consumers.reconcile_report import CampaignReport
 from domain import keys
 from domain.events import OrderAccepted, dead_topic, decode_order_accepted
-from domain.order import fingerprint, user_hash
+from domain.order import digest_of, fingerprint, user_hash
 from domain.order_state import PaymentStatus
 from domain.outcomes import Outcome, ReacquireOutcome
 from lifecycle import payment_rows
 from lifecycle.payment_rows import Payment
 from stack.servers import Endpoints
-from tests.support.flow import STOCK, Flow, digest_of, new_flow
+from tests.support.flow import STOCK, Flow, new_flow
 
 pytestmark = pytest.mark.usefixtures("stack")
 

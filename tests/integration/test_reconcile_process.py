@@ -1,7 +1,6 @@
 """The reconciler beside a sale, and as a command and a process, on real Redis, Kafka and MariaDB."""
 
 import asyncio
-import os
 import secrets
 import signal
 import subprocess
@@ -24,12 +23,13 @@ from consumers.reconcile_report import Report
 from consumers.reconcile_sources import Sources
 from domain import keys
 from domain.errors import BackendError, OperationRefusedError
-from domain.order import user_hash
+from domain.order import digest_of, user_hash
 from domain.settings import RedisSettings, Settings
 from stack.paths import PROJECT_ROOT
 from stack.servers import Endpoints
+from tests.support.children import inherited_environment
 from tests.support.events import sample_campaign
-from tests.support.flow import STOCK, Counted, Flow, Quiet, digest_of, new_flow
+from tests.support.flow import STOCK, Counted, Flow, Quiet, new_flow
 from tests.support.metrics import Recorded
 from tests.support.scripts import restore_now
 
@@ -165,9 +165,8 @@ async def test_store_that_is_away_is_an_error(flow: Flow) -> None:
 
 def environment(settings: Settings) -> dict[str, str]:
     """Return the environment of a command on these servers."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
     return {
-        **inherited,
+        **inherited_environment(),
         "FLASHGATE_REDIS_HOST": settings.redis.host,
         "FLASHGATE_REDIS_PORT": str(settings.redis.port),
         "FLASHGATE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,

@@ -20,10 +20,11 @@ from consumers.reconcile_report import Report
 from consumers.repair import Repairer
 from domain import keys
 from domain.events import OrderAccepted
+from domain.order import digest_of
 from domain.outbox import decode_entry
 from domain.outcomes import ReleaseOutcome
 from stack.servers import Endpoints
-from tests.support.flow import STOCK, Flow, Quiet, digest_of, new_flow
+from tests.support.flow import STOCK, Flow, Quiet, new_flow
 from tests.support.looks import Told
 from tests.support.operator import command
 

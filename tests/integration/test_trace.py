@@ -22,12 +22,12 @@ from consumers.trace_rules import Story, as_json, summary, timeline
 from domain import keys
 from domain.errors import OperationRefusedError
 from domain.events import dead_topic
-from domain.order import order_id
+from domain.order import digest_of, order_id
 from domain.settings import KafkaSettings, MysqlSettings, RedisSettings, Settings
 from lifecycle.order_rows import due_orders, expire
 from stack.ports import free_port
 from stack.servers import Endpoints
-from tests.support.flow import Flow, digest_of, new_flow
+from tests.support.flow import Flow, new_flow
 from tests.support.life import make_due, new_keeper, now_ms, until_idle
 from tests.support.metrics import Recorded
 from tests.support.operator import command

@@ -21,7 +21,7 @@ from consumers.reconcile_sources import Look, Sources
 from domain import keys
 from domain.campaign import Campaign
 from domain.events import OrderAccepted
-from domain.order import fingerprint, order_id, split_order_id, user_hash
+from domain.order import digest_of, fingerprint, order_id, user_hash
 from domain.order_state import OrderStatus
 from domain.outcomes import Outcome
 from domain.settings import RedisSettings, Settings
@@ -212,13 +212,6 @@ class Flow:
         async with transaction(self.orders) as cursor:
             for statement, args in statements:
                 await cursor.execute(statement, args)
-
-
-def digest_of(one: str) -> str:
-    """Return the part of an order id that Redis keeps."""
-    parts = split_order_id(one)
-    assert parts is not None
-    return parts[1]
 
 
 @dataclass

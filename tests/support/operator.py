@@ -1,20 +1,19 @@
 """Commands, run as an operator runs them."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from domain.settings import Settings
 from stack.paths import PROJECT_ROOT
+from tests.support.children import inherited_environment
 
 
 def environment(settings: Settings, home: Path) -> dict[str, str]:
     """Return the environment in which a command uses these servers, and no others that run here."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
     return {
-        **inherited,
+        **inherited_environment(),
         "PYTHONPATH": str(PROJECT_ROOT),
         "FLASHGATE_HOME": str(home),
         "FLASHGATE_REDIS_HOST": settings.redis.host,

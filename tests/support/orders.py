@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import secrets
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from domain.events import OrderAccepted, dead_topic, encode_order_accepted
 from domain.settings import Dsn, Settings, load_settings
 from migrations.runner import upgrade
 from stack.servers import Endpoints
+from tests.support.children import inherited_environment
 from tests.support.events import sample_campaign
 from tests.support.metrics import Recorded
 
@@ -165,7 +165,6 @@ class Sale:
             "FLASHGATE_CONSUMER_GROUP": settings.consumer.group,
             "FLASHGATE_CONSUMER_SESSION_TIMEOUT_MS": str(settings.consumer.session_timeout_ms),
         }
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -174,7 +173,7 @@ class Sale:
             fail_point,
             what,
             cwd=ROOT,
-            env={**inherited, **env},
+            env={**inherited_environment(), **env},
             stdin=subprocess.DEVNULL,
         )
 

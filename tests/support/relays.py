@@ -1,21 +1,16 @@
 """What tests of the relay share: orders in entries of their own, metrics, relays that are held up."""
 
 import asyncio
-import contextlib
-import os
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from prometheus_client import REGISTRY
 
 from adapters.stock import read_snapshot
-from cli.config import as_environment
 from domain import keys
 from domain.settings import Settings
 from gateway.relay import Outgoing, Publisher, Relay
-from stack.paths import PROJECT_ROOT
 from tests.support.shop import Shop
 
 GAPS = "flashgate_relay_gaps_total"
@@ -86,31 +81,3 @@ class HeldPublisher:
         held = cls(relay._publisher, free)
         relay._publisher = held
         return held
-
-
-@contextlib.asynccontextmanager
-async def paused_at(settings: Settings, fail_point: str, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a flashgate command that stops itself at a fail point; what is left of it in the end is killed."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLASHGATE_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.support.paused_child",
-        fail_point,
-        *command,
-        cwd=PROJECT_ROOT,
-        env={**inherited, **as_environment(msgspec.to_builtins(settings))},
-        stdin=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-def is_stopped(pid: int) -> bool:
-    """Tell whether a process of ours is stopped."""
-    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123 -- no file of ours
-        return file.read().rpartition(")")[2].split()[0] == "T"

@@ -6,9 +6,10 @@ import pytest
 from adapters.stock import LostOrder
 from domain.errors import BackendError
 from domain.events import OrderAccepted
+from domain.order import digest_of
 from domain.order_state import HOLDING, OrderStatus
 from domain.outbox import START
-from gateway.recovery_rules import StoredOrder, digest_of, find_loss, held_of
+from gateway.recovery_rules import StoredOrder, find_loss, held_of
 from tests.support.events import event
 
 LAST = (1_790_000_000_000, 0)
