@@ -22,7 +22,7 @@ async def release(channel: ScriptChannel, campaign_id: str, digest: str, user_id
     """
     code = await channel.call(
         load_script("release_stock"),
-        _names(campaign_id, user_id),
+        [*_names(campaign_id, user_id), keys.outbox(campaign_id)],
         [RUN_ID, digest, hold_no, campaign_id, keys.CHANGES],
     )
     refuse_closed(campaign_id, code)
@@ -40,7 +40,9 @@ async def reacquire(
         FencedError, BackendError, OutcomeUnknownError, OperationRefusedError: as for `release`.
     """
     code = await channel.call(
-        load_script("reacquire_stock"), _names(campaign_id, user_id), [RUN_ID, digest, hold_no, run_id]
+        load_script("reacquire_stock"),
+        [*_names(campaign_id, user_id), keys.outbox(campaign_id)],
+        [RUN_ID, digest, hold_no, run_id],
     )
     refuse_closed(campaign_id, code)
     return ReacquireOutcome(code)
@@ -66,7 +68,7 @@ async def return_duplicate(
     """
     code = await channel.call(
         load_script("return_duplicate"),
-        [*_names(campaign_id, user_id), keys.duplicates(campaign_id)],
+        [*_names(campaign_id, user_id), keys.duplicates(campaign_id), keys.outbox(campaign_id)],
         [RUN_ID, digest, origin, sku_id, quantity, released_hold_no, campaign_id, keys.CHANGES],
     )
     refuse_closed(campaign_id, code)

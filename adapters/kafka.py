@@ -131,7 +131,7 @@ async def ensure_topics(admin: Admin, names: Iterable[str], settings: KafkaSetti
     Raises:
         BackendError: a topic is missing and could not be created.
     """
-    wanted = list(names)
+    wanted = list(dict.fromkeys(names))  # Kafka refuses a name that is asked for twice
     try:
         async with asyncio.timeout(settings.client_start_timeout_s):
             present = set(await admin.client.list_topics())

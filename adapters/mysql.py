@@ -23,6 +23,12 @@ STATEMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 PACKET_MARGIN_BYTES: Final = 1_024
 TRANSACTION_TIMEOUT_S: Final = 60.0
 """Longer than the server's own lock wait (50 s), so that a wait for a lock ends by itself."""
+IDLE_IN_TRANSACTION_S: Final = 10
+"""MySQL drops a consumer that has said nothing for so long in the middle of its transaction: a process that was stopped
+would otherwise hold its locks, and everyone else would wait for it."""
+
+LIMIT_IDLE: Final = "SET SESSION wait_timeout = %s"
+UNLIMIT_IDLE: Final = "SET SESSION wait_timeout = DEFAULT"
 
 # Server and client error numbers after which the same call may succeed later.
 _TRANSIENT_CODES: Final = frozenset(
@@ -149,6 +155,11 @@ def catalog_dsn(settings: MysqlSettings) -> Dsn:
     return resolve_dsn(settings.catalog_dsn, settings, name="mysql.catalog_dsn")
 
 
+def points_dsn(settings: MysqlSettings) -> Dsn:
+    """Return where fg_points is; errors as in `resolve_dsn`."""
+    return resolve_dsn(settings.points_dsn, settings, name="mysql.points_dsn")
+
+
 class Pool:
     """At most `size_max` connections to one database; a caller past that waits for its turn.
 
@@ -237,11 +248,18 @@ def connect_pool(dsn: Dsn, settings: MysqlSettings) -> Pool:
 
 
 @contextlib.asynccontextmanager
-async def transaction(pool: Pool, *, timeout_s: float = TRANSACTION_TIMEOUT_S) -> AsyncIterator[Any]:
+async def transaction(
+    pool: Pool, *, timeout_s: float = TRANSACTION_TIMEOUT_S, idle_max_s: int | None = None
+) -> AsyncIterator[Any]:
     """Run a block in one READ COMMITTED transaction; yields a cursor.
 
     Leaving the block commits. Anything raised in it, a cancellation too, closes the connection, so that the server
     rolls back.
+
+    Args:
+        pool: where.
+        timeout_s: for all of it.
+        idle_max_s: the server ends it when it hears nothing for so long; None: as long as its own setting allows.
 
     Raises:
         OutcomeUnknownError: COMMIT was sent and its answer was lost.
@@ -254,7 +272,11 @@ async def transaction(pool: Pool, *, timeout_s: float = TRANSACTION_TIMEOUT_S) -
             await connection.begin()
             async with connection.cursor() as cursor:
                 cursor.max_stmt_length = pool.statement_bytes_max
+                if idle_max_s is not None:
+                    await cursor.execute(LIMIT_IDLE, (idle_max_s,))
                 yield cursor
+                if idle_max_s is not None:  # in its pool it may rest as long as the server's own setting allows
+                    await cursor.execute(UNLIMIT_IDLE)
             committing = True
             await connection.commit()
     except Exception as error:

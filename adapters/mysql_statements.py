@@ -6,13 +6,20 @@ takes in the server. A caller that has something to wait for can make the next s
 A statement is valid for connections of `adapters.mysql.Pool` only: it sets an SQL mode in which a backslash escapes.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from aiomysql.cursors import RE_INSERT_VALUES
 from pymysql.converters import escape_bytes_prefixed, escape_int, escape_str
 
+T = TypeVar("T")
+
+SLICE_ROWS: Final = 100
+"""Rows put into a statement at a time, so that an answer of MySQL's for another batch does not wait long."""
+
 _ESCAPED: Final[dict[type, Callable[[Any], str]]] = {
+    type(None): lambda _: "NULL",
     str: escape_str,
     int: escape_int,
     bytes: escape_bytes_prefixed,
@@ -20,14 +27,14 @@ _ESCAPED: Final[dict[type, Callable[[Any], str]]] = {
 """By exact type: what is none of these is an error here, not a guess."""
 
 
-class Escapes(dict[str | int | bytes, str]):
+class Escapes(dict[str | int | bytes | None, str]):
     """Value → how it stands in a statement. Most values of a batch come again and again, and are escaped once.
 
     Raises:
         KeyError: a value that is asked for is of another type.
     """
 
-    def __missing__(self, value: str | int | bytes) -> str:
+    def __missing__(self, value: str | int | bytes | None) -> str:
         self[value] = escaped = _ESCAPED[type(value)](value)
         return escaped
 
@@ -59,11 +66,11 @@ class InsertStatements:
         self._bytes = 0
         self._done: list[bytes] = []
 
-    def add(self, rows: Sequence[tuple[str | int | bytes, ...]]) -> None:
+    def add(self, rows: Sequence[tuple[str | int | bytes | None, ...]]) -> None:
         """Add rows.
 
         Raises:
-            KeyError: a value is of a type other than str, int and bytes.
+            KeyError: a value is of a type other than str, int, bytes and None.
         """
         row, escapes = self._row, self._escapes
         for values in rows:
@@ -82,3 +89,20 @@ class InsertStatements:
     def _end(self) -> None:
         self._done.append(b"".join((self._head, b",".join(self._rows), self._tail)))
         self._rows, self._bytes = [], 0
+
+
+async def in_slices(rows: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """Yield rows a few at a time, and let other tasks run in between."""
+    for start in range(0, len(rows), SLICE_ROWS):
+        yield rows[start : start + SLICE_ROWS]
+        await asyncio.sleep(0)
+
+
+async def execute_all(cursor: Any, statements: Sequence[bytes]) -> int:  # noqa: ANN401 -- aiomysql has no types
+    """Execute statements; returns the first id that the first of them has given out, 0 if it has given out none."""
+    first_id = 0
+    for number, statement in enumerate(statements):
+        await cursor.execute(statement)
+        if number == 0:
+            first_id = int(cursor.lastrowid or 0)
+    return first_id

@@ -27,7 +27,7 @@ TAKE: Final = "take"
 RELEASE: Final = "release"
 NONCE_BYTES: Final = 16
 
-Row = tuple[str | int | bytes, ...]
+Row = tuple[str | int | bytes | None, ...]
 
 
 def order_values(event: OrderAccepted, status: str, version: int, nonce: bytes, now_ms: int) -> Row:

@@ -152,6 +152,7 @@ async def restore_record(
             keys.stock(campaign_id),
             keys.holders(campaign_id),
             keys.buyer(campaign_id, user_id),
+            keys.outbox(campaign_id),
         ],
         [
             RUN_ID,

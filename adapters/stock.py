@@ -3,11 +3,12 @@
 import asyncio
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import redis.asyncio as redis
 
+from adapters.buyer_record import Record
 from adapters.lua import load_script
 from adapters.redis import ANSWERS_LOST, RUN_ID, ScriptChannel
 from domain import keys
@@ -18,9 +19,7 @@ from domain.outcomes import BatchStatus, Outcome
 
 _STOCK_LINE: Final = struct.Struct(">QQQQQIQ")
 _pack: Final = msgspec.msgpack.Encoder().encode
-_unpack_record: Final = msgspec.msgpack.Decoder(tuple[Any, Any, list[tuple[str, str, str, int, int, int]]]).decode
-
-
+_unpack_record: Final = msgspec.msgpack.Decoder(Record).decode
 _unpack_results: Final = msgspec.msgpack.Decoder(list[int]).decode
 _STRING_HEADS: Final = [bytes((0xD9, length)) for length in range(256)]
 """What a packed string of so many bytes begins with; Redis's cmsgpack knows no binaries."""
@@ -162,12 +161,17 @@ def refuse_closed(campaign_id: str, code: int) -> None:
 
 
 async def load_campaign(
-    channel: ScriptChannel, campaign: Campaign, *, check_only: bool = False, gate_closed: bool = False
+    channel: ScriptChannel,
+    campaign: Campaign,
+    *,
+    check_only: bool = False,
+    gate_closed: bool = False,
+    more_fields: Sequence[tuple[str, str | int]] = (),
 ) -> str:
     """Create a campaign, or bring it to its file; returns `created`, `updated` or `unchanged`.
 
     With `gate_closed` a campaign that is created here admits nothing until recovery has looked what Kafka and MySQL
-    know of it.
+    know of it. `more_fields` are those of its kind, see `adapters.draws`.
 
     Raises:
         OperationRefusedError: stock below what is sold, or a SKU gone from the file; nothing was changed.
@@ -184,6 +188,7 @@ async def load_campaign(
         ("user_per_s", limits.user_per_s),
         ("user_burst", limits.user_burst),
         ("unpaid_per_user", limits.unpaid_per_user),
+        *more_fields,
     ]
     skus = [(sku.id, sku.stock, sku.per_user, sku.price_cents) for sku in campaign.sku]
     code, sku_id, sold = await channel.call(
@@ -263,7 +268,7 @@ async def top_up(channel: ScriptChannel, campaign_id: str, sku_id: str, units: i
     """
     code, allocated = await channel.call(
         load_script("topup_stock"),
-        [keys.campaign(campaign_id), keys.stock(campaign_id), keys.topups(campaign_id)],
+        [keys.campaign(campaign_id), keys.stock(campaign_id), keys.topups(campaign_id), keys.outbox(campaign_id)],
         [RUN_ID, campaign_id, sku_id, units, key, keys.CHANGES, STOCK_MAX],
     )
     refuse_closed(campaign_id, code)
@@ -347,7 +352,7 @@ def read_attempts(packed: bytes | None) -> list[Attempt]:
     if packed is None:
         return []
     try:
-        return [Attempt(a[0], a[1], a[2], a[3], a[4], a[5] > 0) for a in _unpack_record(packed)[2]]
+        return [Attempt(a[0], a[1], a[2], a[3], a[4], a[5] > 0) for a in _unpack_record(packed).attempts]
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise PoisonRecordError(f"a buyer record cannot be read: {error}") from None
 

@@ -1,33 +1,26 @@
 """One of the two that `bench drain` compares, as a process of its own that works when it is told to.
 
-Usage: python -m bench.drain_process KIND TOPIC, with the settings in the environment. Each line on stdin is
-a number of records to write; the answer is a line of JSON, a `bench.drain.Stint`. The end of stdin is the end.
+Usage: python -m bench.drain_process KIND LOAD TOPIC, with the settings in the environment; LOAD is the product's topic.
+Each line on stdin is a number of records to write; the answer is a line of JSON, a `bench.drain.Stint`. The end of
+stdin is the end.
 """
 
 import asyncio
 import os
-import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import msgspec
 import orjson
 import uvloop
 
-from adapters.mysql import connect_pool, insert_many, orders_dsn, transaction
-from adapters.order_tables import INSERT_LEDGER, INSERT_ORDERS, TAKE, ledger_row
+from adapters.mysql import connect_pool, transaction
 from bench.cpu import rss_bytes
 from bench.drain import BARE, Stint
-from bench.drain_queue import CAMPAIGN_ID, PAY_WITHIN_S, make_event
-from consumers.app import make_order_writer
-from consumers.batch import Item
-from consumers.orders_sql import order_row
+from bench.drain_load import DrainLoad
+from bench.drain_loads import LOADS
 from domain.settings import Settings, load_settings
-
-MOVE: Final = "UPDATE campaign_sku SET sold = sold + %s, version = version + 1 WHERE campaign_id = %s AND sku_id = %s"
 
 Work = Callable[[int], Awaitable[Stint]]
 
@@ -88,11 +81,11 @@ async def _serve(work: Work) -> None:
         sys.stdout.flush()
 
 
-async def run_writer(settings: Settings, topic: str) -> None:
+async def run_writer(settings: Settings, load: DrainLoad, topic: str) -> None:
     """Run the product's own writer, batch by batch, until it has done as many records as it was told."""
-    pool = connect_pool(orders_dsn(settings.mysql), settings.mysql)
+    pool = connect_pool(load.dsn(settings), settings.mysql)
     done, told = Done(), 0
-    writer = make_order_writer(settings, pool, topic=topic, metrics=done)
+    writer = load.writer(settings, pool, topic=topic, metrics=done)
 
     async def work(records: int) -> Stint:
         # The last batch may be finished after the stint; it then counts for the next, as one does for this.
@@ -110,33 +103,21 @@ async def run_writer(settings: Settings, topic: str) -> None:
         await pool.close()
 
 
-async def run_bare(settings: Settings) -> None:
+async def run_bare(settings: Settings, load: DrainLoad) -> None:
     """Insert rows that are in memory already, by `executemany`, in transactions of the same size, and nothing else."""
-    pool = connect_pool(orders_dsn(settings.mysql), settings.mysql)
+    pool = connect_pool(load.dsn(settings), settings.mysql)
     size = settings.consumer.batch_max
     at = 0
 
     async def work(records: int) -> Stint:
         nonlocal at
-        now_ms, nonce = time.time_ns() // 1_000_000, secrets.token_bytes(16)
-        items = [Item(record=_NO_RECORD, event=make_event(number)) for number in range(at, at + records)]
+        starts = range(at, at + records, size)
+        batches = [load.bare_batch(range(start, min(start + size, at + records))) for start in starts]
         at += records
-        rows = [
-            (order_row(item, nonce, now_ms, PAY_WITHIN_S), ledger_row(item.event, TAKE, nonce, now_ms))
-            for item in items
-        ]
-        moves = [
-            Counter(item.event.sku_id for item in items[start : start + size]) for start in range(0, records, size)
-        ]
-        del items
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
-        for number, start in enumerate(range(0, records, size)):
-            some = rows[start : start + size]
+        for made in batches:
             async with transaction(pool) as cursor:
-                await insert_many(cursor, INSERT_ORDERS, [row[0] for row in some])
-                await insert_many(cursor, INSERT_LEDGER, [row[1] for row in some])
-                for sku_id, units in sorted(moves[number].items()):
-                    await cursor.execute(MOVE, (units, CAMPAIGN_ID, sku_id))
+                await load.insert_bare(cursor, made)
         return _stint(records, began_s, began_cpu_s)
 
     try:
@@ -145,22 +126,11 @@ async def run_bare(settings: Settings) -> None:
         await pool.close()
 
 
-class _NoRecord:
-    """Stands for the Kafka record that the bare loop's rows do not come from."""
-
-    topic, partition, offset = "", 0, 0
-    key = value = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-_NO_RECORD: Final = _NoRecord()
-
-
 def main() -> None:
     """Run what the arguments name."""
-    kind, topic = sys.argv[1:]
-    settings = load_settings(env=os.environ)
-    uvloop.run(run_bare(settings) if kind == BARE else run_writer(settings, topic))
+    kind, name, topic = sys.argv[1:]
+    settings, load = load_settings(env=os.environ), LOADS[name]
+    uvloop.run(run_bare(settings, load) if kind == BARE else run_writer(settings, load, topic))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ import msgspec
 import orjson
 
 from adapters.kafka import create_topics
-from adapters.mysql import Pool, connect_pool, insert_many, orders_dsn, query, transaction
+from adapters.mysql import Pool, connect_pool, query
 from bench.cpu import cpu_s
 from bench.drain import BARE, WRITER, Drained, Stint, rounds_of, shares
-from bench.drain_queue import CAMPAIGN_ID, PAY_WITHIN_S, SKUS, queue, sku_id
+from bench.drain_load import DrainLoad
+from bench.drain_queue import queue
 from bench.errors import BenchError
 from bench.servers import EnvironmentOf
 from domain.events import dead_topic
@@ -30,9 +31,6 @@ SPARE_BATCHES: Final = 4
 """Queued besides: for what is written before the first round, and because the writer stops at the end of a batch."""
 STINT_TIMEOUT_S: Final = 1_800.0
 STOP_TIMEOUT_S: Final = 20.0
-COUNTERS: Final = """
-INSERT INTO campaign_sku (campaign_id, sku_id, allocated, pay_within_s)
-VALUES (%s, %s, %s, %s)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,7 @@ class DrainPlan:
         environment_of: settings as the environment of a process.
         server_pid: MySQL's, if it runs here.
         log: where the two write what they have to say.
+        load: which records.
     """
 
     records: int
@@ -54,6 +53,7 @@ class DrainPlan:
     environment_of: EnvironmentOf
     server_pid: int | None
     log: Path
+    load: DrainLoad
 
 
 async def measure_drain(plan: DrainPlan, say: Callable[[str], None]) -> Drained:
@@ -71,16 +71,17 @@ async def measure_drain(plan: DrainPlan, say: Callable[[str], None]) -> Drained:
         ),
     )
     await create_topics(settings.kafka, [topic, dead_topic(topic)])
-    say(f"queueing {plan.records:,} accepted orders …")
+    load, queued = plan.load, plan.records + SPARE_BATCHES * plan.batch
+    say(f"queueing {plan.records:,} {load.what} …")
     began_s = time.perf_counter()
-    await queue(settings.kafka, topic, plan.records + SPARE_BATCHES * plan.batch)
+    await queue(settings.kafka, topic, queued, load.record)
     queue_s = time.perf_counter() - began_s
     async with contextlib.AsyncExitStack() as opened:
         hands = {}
         for kind in (WRITER, BARE):
             database = f"fg_drain_{kind.split()[0]}_{name}"
-            theirs = _with_database(settings, database)
-            pool = await opened.enter_async_context(_tables(theirs, plan.records + SPARE_BATCHES * plan.batch))
+            theirs = load.with_database(settings, database)
+            pool = await opened.enter_async_context(_tables(load, theirs, queued))
             hands[kind] = await opened.enter_async_context(_hand(kind, topic, theirs, plan, pool))
         # What happens once: joining the group, connecting, learning the counters.
         first = {kind: await hand.write(plan.batch) for kind, hand in hands.items()}
@@ -97,7 +98,7 @@ async def measure_drain(plan: DrainPlan, say: Callable[[str], None]) -> Drained:
             )
         for kind, hand in hands.items():
             written = first[kind].records + sum(one.records for one in stints[kind])
-            await _check(kind, hand.pool, written, written + (2 * plan.batch if kind == WRITER else 0))
+            await _check(load, kind, hand.pool, written, written + (2 * plan.batch if kind == WRITER else 0))
     return Drained(
         records=plan.records,
         batch=plan.batch,
@@ -153,6 +154,7 @@ async def _hand(kind: str, topic: str, settings: Settings, plan: DrainPlan, pool
             "-m",
             "bench.drain_process",
             kind,
+            plan.load.topic,
             topic,
             cwd=PROJECT_ROOT,
             env={**inherited, **plan.environment_of(settings)},
@@ -174,43 +176,26 @@ async def _hand(kind: str, topic: str, settings: Settings, plan: DrainPlan, pool
                 await process.wait()
 
 
-def _with_database(settings: Settings, database: str) -> Settings:
-    address = settings.mysql.orders_dsn.rpartition("/")[0]
-    mysql = msgspec.structs.replace(settings.mysql, orders_dsn=f"{address}/{database}")
-    return msgspec.structs.replace(settings, mysql=mysql)
-
-
 @contextlib.asynccontextmanager
-async def _tables(settings: Settings, units: int) -> AsyncIterator[Pool]:
-    """Make a database with the campaign's counters; it is dropped afterwards."""
-    dsn = orders_dsn(settings.mysql)
-    await asyncio.to_thread(upgrade, "orders", dsn, connect_timeout_s=settings.mysql.connect_timeout_s)
+async def _tables(load: DrainLoad, settings: Settings, records: int) -> AsyncIterator[Pool]:
+    """Make a database with what has to be there; it is dropped afterwards."""
+    dsn = load.dsn(settings)
+    await asyncio.to_thread(upgrade, load.schema, dsn, connect_timeout_s=settings.mysql.connect_timeout_s)
     pool = connect_pool(dsn, settings.mysql)
     try:
-        async with transaction(pool) as cursor:
-            rows = [(CAMPAIGN_ID, sku_id(number), units, PAY_WITHIN_S) for number in range(SKUS)]
-            await insert_many(cursor, COUNTERS, rows)
+        await load.prepare(pool, records)
         yield pool
     finally:
         await query(pool, f"DROP DATABASE {dsn.database}")
         await pool.close()
 
 
-async def _check(kind: str, pool: Pool, at_least: int, at_most: int) -> None:
+async def _check(load: DrainLoad, kind: str, pool: Pool, at_least: int, at_most: int) -> None:
     """Compare what is there with what was said to be written; a last batch may have been written since.
 
     Raises:
         BenchError: they differ.
     """
-    counts = [
-        int((await query(pool, sql, timeout_s=STINT_TIMEOUT_S))[0][0])
-        for sql in (
-            "SELECT COUNT(*) FROM orders",
-            "SELECT COUNT(*) FROM stock_ledger",
-            "SELECT CAST(SUM(sold) AS SIGNED) FROM campaign_sku",
-        )
-    ]
-    if len(set(counts)) > 1 or not at_least <= counts[0] <= at_most:
-        orders, ledger, sold = (f"{count:,}" for count in counts)
-        text = f"there are {orders} orders, {ledger} ledger rows and {sold} units sold"
-        raise BenchError(f"the {kind} has written {at_least:,} records, and {text}")
+    found = await load.tally(pool, STINT_TIMEOUT_S)
+    if not found.agree or not at_least <= found.records <= at_most:
+        raise BenchError(f"the {kind} has written {at_least:,} records, and there are {found.text}")

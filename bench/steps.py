@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import uvloop
 
+from adapters.draws import DrawDecision, DrawReply, DrawRequest
 from adapters.stock import BatchReply, OrderRequest, Snapshot, StockLine
 from bench.tokens import Minter
 from domain.order import order_id
@@ -21,6 +22,7 @@ from domain.settings import AuthSettings, GatewaySettings
 from gateway.calls import BuyerCalls
 from gateway.campaigns import Campaigns
 from gateway.door import Door
+from gateway.draws import DrawDesk
 from gateway.fast_lane import END_OF_HEAD, Connection
 from gateway.holders import Holders
 from gateway.identity import Verifier, is_signed
@@ -83,7 +85,8 @@ class Counter:
         campaigns.holders[CAMPAIGN] = Holders()
         verifier = Verifier(AuthSettings(), key)
         self._desk = OrderDesk(settings, verifier, campaigns, Watermarks(1.0), _accept, GatewayMetrics())
-        calls = BuyerCalls(self._desk, campaigns, cast("StatusDesk", None))
+        draws = DrawDesk(settings, self._desk, campaigns, Watermarks(1.0), _draw_nothing, GatewayMetrics())
+        calls = BuyerCalls(self._desk, draws, campaigns, cast("StatusDesk", None))
         door = Door(settings, calls, cast("Any", None))
         self._connections = [Connection(door) for _ in range(CONNECTIONS)]
         for connection in self._connections:
@@ -102,6 +105,10 @@ class Counter:
 
 async def _accept(_campaign_id: str, orders: list[OrderRequest]) -> BatchReply:
     return BatchReply(0, "1-0", 0, [(Outcome.ACCEPTED, 0)] * len(orders), {})
+
+
+async def _draw_nothing(_campaign_id: str, draws: list[DrawRequest]) -> DrawReply:
+    return DrawReply("1-0", [DrawDecision(Outcome.ACCEPTED, 1, 2, "0" * 40)] * len(draws), {}, "")
 
 
 async def measure() -> list[tuple[str, float]]:

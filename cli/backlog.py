@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.config import load
-from consumers.app import orders_group
-from consumers.backlog_view import Backlog, read_backlog
-from domain.events import TOPIC_ORDERS_ACCEPTED
+from consumers.app import groups
+from consumers.backlog_view import Backlog, TopicBacklog, read_backlog
 
 
 def backlog(*, json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False) -> None:
@@ -22,16 +21,17 @@ def backlog(*, json: Annotated[bool, typer.Option("--json", help="End with one l
     The rate is measured for two seconds.
     """
     settings = load()
-    groups = {TOPIC_ORDERS_ACCEPTED: orders_group(settings)}
-    found = asyncio.run(read_backlog(settings.kafka, groups, monotonic=time.monotonic))
+    wanted = groups(settings)
+    found = asyncio.run(read_backlog(settings.kafka, wanted, monotonic=time.monotonic))
     if json:
         typer.echo(orjson.dumps(msgspec.to_builtins(found)).decode())
         return
     if not found.partitions:
-        typer.echo(f"Kafka has no topic {TOPIC_ORDERS_ACCEPTED} yet")
+        typer.echo(f"Kafka has none of these topics yet: {', '.join(sorted(wanted))}")
         return
     Console(highlight=False).print(_table(found))
-    typer.echo(f"{found.lag:,} records wait; {found.per_s:,.0f} a second are done; {_outlook(found)}")
+    for one in found.topics:
+        typer.echo(f"{one.topic}: {one.lag:,} records wait; {one.per_s:,.0f} a second are done; {_outlook(one)}")
 
 
 def _table(found: Backlog) -> Table:
@@ -44,7 +44,7 @@ def _table(found: Backlog) -> Table:
     return table
 
 
-def _outlook(found: Backlog) -> str:
+def _outlook(found: TopicBacklog) -> str:
     if found.lag == 0:
         return "nothing to drain"
     return "not draining" if found.drain_s is None else f"drained in about {found.drain_s:,.0f} s"

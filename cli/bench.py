@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -24,6 +25,7 @@ from bench.scale_rig import ScalePlan, measure_scale
 from bench.servers import GO, NGINX, PEERS, gateway_settings
 from bench.wrk import Wrk
 from cli.bench_drain import drain_on_own_servers, show_drain
+from cli.bench_draws import draws_command
 from cli.bench_full import measure_full
 from cli.bench_load import SPARE_UNITS, Wanted, address, gateway_url, own_sale
 from cli.bench_reconcile import reconcile_command
@@ -35,6 +37,14 @@ from domain.settings import RedisSettings, Settings
 KNOWN_TIMEOUT_S: Final = 10.0
 KNOWN_POLL_S: Final = 0.1
 US_PER_MS: Final = 1_000.0
+
+
+class DrainTopic(StrEnum):
+    """What `bench drain` can queue: see `bench.drain_loads`."""
+
+    ORDERS_ACCEPTED = "orders.accepted"
+    POINTS_AWARDED = "points.awarded"
+
 
 app = typer.Typer(no_args_is_help=True, help="Measure flashgate: beside its peers, under an offered load, as it grows.")
 
@@ -266,24 +276,26 @@ def scale_command(
 def drain_command(
     *,
     records: Annotated[
-        int, typer.Option(min=drain.RECORDS_MIN, max=100_000_000, help="Accepted orders that are queued.")
+        int, typer.Option(min=drain.RECORDS_MIN, max=100_000_000, help="Records that are queued.")
     ] = 1_000_000,
+    topic: Annotated[DrainTopic, typer.Option(help="What is queued.")] = DrainTopic.ORDERS_ACCEPTED,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Records in a transaction, of both.")] = 1_000,
     json: JsonOption = False,
     name: NameOption = "",
     runs: RunsOption = RUNS,
 ) -> None:
-    """Measure how fast queued orders get into MySQL, beside a bare loop that inserts the same rows from memory.
+    """Measure how fast queued records get into MySQL, beside a bare loop that inserts the same rows from memory.
 
     Queues them in Kafka, then the consumer's writer and the loop take turns, each with tables of its own, which grow
-    alike. Has servers of its own on loopback. Also tells the writer's memory at each quarter.
+    alike. Has servers of its own on loopback. Also tells the writer's memory at each quarter. Half of the awards are
+    for accounts of their own, half for a thousand accounts that get more and more.
     """
-    options = {"records": records, "batch": batch}
+    options = {"topic": topic.value, "records": records, "batch": batch}
 
     async def work(run: Run) -> dict[str, Any]:
-        found, settings = await drain_on_own_servers(run, records, batch)
-        facts = drain.to_json(found)
-        show_drain(run.console, found)
+        found, settings = await drain_on_own_servers(run, topic, records, batch)
+        facts = {"topic": topic.value, **drain.to_json(found)}
+        show_drain(run.console, topic, found)
         await run.write("drain", facts, settings, options)
         return facts
 
@@ -291,6 +303,7 @@ def drain_command(
 
 
 app.command(name="reconcile")(reconcile_command)
+app.command(name="draws")(draws_command)
 
 
 @app.command(name="steps")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.drain import BARE, WRITER, Drained, Stint, figures, overall_per_s, quarters
+from bench.drain_loads import LOADS
 from bench.drain_rig import DrainPlan, measure_drain
 from cli.bench_run import Run
 from cli.bench_view import figures_table
@@ -20,7 +21,7 @@ from stack.supervisor import Supervisor
 MIB: Final = 1024 * 1024
 
 
-async def drain_on_own_servers(run: Run, records: int, batch: int) -> tuple[Drained, Settings]:
+async def drain_on_own_servers(run: Run, topic: str, records: int, batch: int) -> tuple[Drained, Settings]:
     """Start Kafka and MariaDB in a home of their own, measure, and stop them.
 
     Raises:
@@ -41,18 +42,19 @@ async def drain_on_own_servers(run: Run, records: int, batch: int) -> tuple[Drai
             environment_of=lambda one: as_environment(msgspec.to_builtins(one)),
             server_pid=supervisor.pid("mariadb"),
             log=home / "logs" / "drain.log",
+            load=LOADS[topic],
         )
         return await measure_drain(plan, run.say), settings
 
 
-def show_drain(console: Console, found: Drained) -> None:
+def show_drain(console: Console, topic: str, found: Drained) -> None:
     """Print rates, costs, memory and the promised figures."""
     table = Table(
         "what",
         "records/s",
         "own CPU µs a record",
         "MySQL's CPU µs a record",
-        title=f"{found.records:,} queued records, {found.batch:,} in a transaction",
+        title=f"{found.records:,} queued {LOADS[topic].what}, {found.batch:,} in a transaction",
         title_justify="left",
     )
     for column in table.columns[1:]:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.catalog import list_campaigns, register_campaign, set_allocated
+from adapters.lotteries import fields_of_kind, move
 from adapters.mysql import query
-from adapters.stock import load_campaign, move_campaign, read_snapshot, top_up
+from adapters.stock import load_campaign, read_snapshot, top_up
 from cli.clients import Clients, open_clients, run
 from cli.config import load
 from domain.campaign import Campaign, parse_campaign
@@ -37,11 +38,13 @@ async def load_into(clients: Clients, campaign: Campaign) -> str:
     Redis is asked first whether it can be, then MySQL learns of it (no order may arrive there before its campaign),
     then Redis takes it.
     """
-    foreseen = await load_campaign(clients.channel, campaign, check_only=True)
+    more = await fields_of_kind(clients.client, clients.catalog, campaign)
+    foreseen = await load_campaign(clients.channel, campaign, check_only=True, more_fields=more)
     known = campaign.id in {campaign_id for campaign_id, _ in await list_campaigns(clients.catalog)}
     await register_campaign(clients.catalog, clients.orders, campaign)
     # Redis has forgotten a campaign that MySQL knows: recovery has to look before anything is sold again.
-    done = await load_campaign(clients.channel, campaign, gate_closed=known and foreseen == "created")
+    gate_closed = known and foreseen == "created"
+    done = await load_campaign(clients.channel, campaign, gate_closed=gate_closed, more_fields=more)
     await copy_allocations(clients, campaign.id)
     return done
 
@@ -92,7 +95,7 @@ def load_command(
 def _move(campaign_id: str, verb: str, *, json: bool) -> None:
     async def work(settings: Settings) -> tuple[str, bool]:
         async with open_clients(settings) as clients:
-            return await move_campaign(clients.channel, campaign_id, verb)
+            return await move(clients.channel, clients.client, campaign_id, verb)
 
     state, changed = run(work(load()))
     if json:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import redis.asyncio as redis
 
-from adapters.mysql import Pool, catalog_dsn, connect_pool, orders_dsn
+from adapters.mysql import Pool, catalog_dsn, connect_pool, orders_dsn, points_dsn
 from adapters.redis import ScriptChannel, make_client
 from domain.settings import Settings
 
@@ -23,6 +23,7 @@ class Clients:
     client: "redis.Redis"
     catalog: Pool
     orders: Pool
+    points: Pool
 
 
 @asynccontextmanager
@@ -34,6 +35,7 @@ async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
         make_client(settings.redis),
         connect_pool(catalog_dsn(mysql), mysql),
         connect_pool(orders_dsn(mysql), mysql),
+        connect_pool(points_dsn(mysql), mysql),
     )
     try:
         yield clients
@@ -42,6 +44,7 @@ async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
         await clients.client.aclose()
         await clients.catalog.close()
         await clients.orders.close()
+        await clients.points.close()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -53,6 +53,7 @@ def local_defaults(endpoints: Endpoints, home: Path) -> dict[str, dict[str, Any]
         "mysql": {
             "orders_dsn": f"{address}/fg_orders",
             "catalog_dsn": f"{address}/fg_catalog",
+            "points_dsn": f"{address}/fg_points",
             "password_file": str(home / "secrets" / "mysql_password"),
         },
     }

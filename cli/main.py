@@ -14,6 +14,8 @@ GROUPS: Final = {
     "bench": "cli.bench:app",
     "campaign": "cli.campaign:app",
     "deadletter": "cli.deadletter:app",
+    "lottery": "cli.lottery:app",
+    "points": "cli.points:app",
     "sandbox": "cli.sandbox:app",
     "stack": "cli.stack:app",
     "stock": "cli.campaign:stock_app",

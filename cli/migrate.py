@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from adapters.mysql import catalog_dsn, orders_dsn
+from adapters.mysql import catalog_dsn, orders_dsn, points_dsn
 from cli.config import load
 from domain.settings import Dsn, Settings
 
@@ -19,6 +19,7 @@ def dsns(settings: Settings) -> "dict[Schema, Dsn]":
     return {
         "orders": orders_dsn(mysql),
         "catalog": catalog_dsn(mysql),
+        "points": points_dsn(mysql),
     }
 
 

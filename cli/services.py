@@ -149,6 +149,8 @@ class Services:
             spec("consumer orders" if number == 1 else f"consumer orders {number}", "consume", "orders")
             for number in range(1, self._plan.settings.consumer.processes + 1)
         ]
+        specs.append(spec("consumer draws", "consume", "draws"))
+        specs.append(spec("consumer points", "consume", "points"))
         specs.append(spec("lifecycle", "lifecycle"))
         if self._plan.with_sandbox:
             specs.append(spec("payment sandbox", "sandbox", "run"))

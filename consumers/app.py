@@ -3,26 +3,81 @@
 import asyncio
 import functools
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypedDict
 
 from prometheus_client import REGISTRY
 
 from adapters.kafka import DEAD_RECORD_BYTES_MAX, create_topics, make_consumer, make_producer
-from adapters.mysql import Pool, connect_pool, orders_dsn
+from adapters.mysql import Pool, connect_pool, orders_dsn, points_dsn
 from adapters.process import run_process, run_until_told
+from consumers.award_batch import Award
+from consumers.awards import AwardStore, Prepared
 from consumers.dead_letters import DeadLetters
 from consumers.metrics import ConsumerMetrics, PrometheusConsumerMetrics, forget_dead_processes
-from consumers.orders import STALL_AFTER_S, OrderWriter
-from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic
-from domain.settings import Settings
+from consumers.orders import OrderWriter
+from consumers.writer import STALL_AFTER_S, Writer
+from domain.draw_events import TOPIC_DRAWS_WON
+from domain.events import TOPIC_ORDERS_ACCEPTED, TOPIC_POINTS_AWARDED, dead_topic
+from domain.settings import Dsn, Settings
 
 ORDERS: Final = "orders"
-"""The writer's name: its group is `<consumer.group>.orders`."""
+"""The name of the writer of accepted orders: its group is `<consumer.group>.orders`."""
+POINTS: Final = "points"
+"""The name of the writer of awards."""
+DRAWS: Final = "draws"
+"""The name of the writer of prizes that were won."""
+DRAWS_TOPICS: Final = (TOPIC_DRAWS_WON, dead_topic(TOPIC_DRAWS_WON))
+POINTS_TOPICS: Final = (TOPIC_POINTS_AWARDED, dead_topic(TOPIC_POINTS_AWARDED))
+
+AwardWriter = Writer[Award, Prepared]
+
+
+def group_of(settings: Settings, name: str) -> str:
+    """Return the consumer group of the writers of a name."""
+    return f"{settings.consumer.group}.{name}"
 
 
 def orders_group(settings: Settings) -> str:
     """Return the consumer group of the writers of accepted orders."""
-    return f"{settings.consumer.group}.{ORDERS}"
+    return group_of(settings, ORDERS)
+
+
+def groups(settings: Settings) -> dict[str, str]:
+    """Return topic → the consumer group that takes it."""
+    return {
+        TOPIC_ORDERS_ACCEPTED: group_of(settings, ORDERS),
+        TOPIC_DRAWS_WON: group_of(settings, DRAWS),
+        TOPIC_POINTS_AWARDED: group_of(settings, POINTS),
+    }
+
+
+class _Parts(TypedDict):
+    make_consumer: Callable[[], Any]
+    dead_letters: DeadLetters
+    metrics: ConsumerMetrics
+    stall_after_s: float
+
+
+def _parts(settings: Settings, name: str, topic: str, metrics: ConsumerMetrics, stall_after_s: float) -> _Parts:
+    """Return what every writer needs besides its store."""
+    return {
+        "make_consumer": functools.partial(
+            make_consumer,
+            settings.kafka,
+            [topic],
+            group=group_of(settings, name),
+            session_timeout_ms=settings.consumer.session_timeout_ms,
+        ),
+        "dead_letters": DeadLetters(
+            functools.partial(make_producer, settings.kafka, max_request_bytes=DEAD_RECORD_BYTES_MAX),
+            dead_topic(topic),
+            timeout_s=settings.kafka.client_start_timeout_s,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        ),
+        "metrics": metrics,
+        "stall_after_s": stall_after_s,
+    }
 
 
 def make_order_writer(
@@ -34,25 +89,43 @@ def make_order_writer(
     stall_after_s: float = STALL_AFTER_S,
 ) -> OrderWriter:
     """Return a writer of accepted orders that is not connected yet."""
-    return OrderWriter(
-        settings,
-        pool=pool,
-        make_consumer=functools.partial(
-            make_consumer,
-            settings.kafka,
-            [topic],
-            group=orders_group(settings),
-            session_timeout_ms=settings.consumer.session_timeout_ms,
-        ),
-        dead_letters=DeadLetters(
-            functools.partial(make_producer, settings.kafka, max_request_bytes=DEAD_RECORD_BYTES_MAX),
-            dead_topic(topic),
-            timeout_s=settings.kafka.client_start_timeout_s,
-            now_ms=lambda: time.time_ns() // 1_000_000,
-        ),
-        metrics=metrics,
-        stall_after_s=stall_after_s,
-    )
+    return OrderWriter(settings, pool=pool, **_parts(settings, ORDERS, topic, metrics, stall_after_s))
+
+
+def make_prize_writer(
+    settings: Settings,
+    pool: Pool,
+    *,
+    topic: str,
+    metrics: ConsumerMetrics,
+    stall_after_s: float = STALL_AFTER_S,
+) -> OrderWriter:
+    """Return a writer of the orders that deliver prizes that is not connected yet."""
+    return OrderWriter(settings, pool=pool, prizes=True, **_parts(settings, DRAWS, topic, metrics, stall_after_s))
+
+
+def make_award_writer(
+    settings: Settings,
+    pool: Pool,
+    *,
+    topic: str,
+    metrics: ConsumerMetrics,
+    stall_after_s: float = STALL_AFTER_S,
+) -> AwardWriter:
+    """Return a writer of awards that is not connected yet; `pool` is the database fg_points."""
+    return Writer(settings, store=AwardStore(pool), **_parts(settings, POINTS, topic, metrics, stall_after_s))
+
+
+async def _run(
+    settings: Settings, dsn: Dsn, topic: str, make: Callable[[Pool], Writer[Any, Any]], stop: asyncio.Event
+) -> None:
+    await create_topics(settings.kafka, [topic, dead_topic(topic)])
+    pool = connect_pool(dsn, settings.mysql)
+    writer = make(pool)
+    try:
+        await run_until_told(writer.run(), writer.stop, stop)
+    finally:
+        await pool.close()
 
 
 async def run_orders(
@@ -69,23 +142,50 @@ async def run_orders(
         ConfigError: the settings contradict themselves.
         BackendError: Kafka cannot be reached at the start.
     """
-    dsn = orders_dsn(settings.mysql)
-    await create_topics(settings.kafka, [topic, dead_topic(topic)])
-    pool = connect_pool(dsn, settings.mysql)
-    writer = make_order_writer(
-        settings,
-        pool,
-        topic=topic,
-        metrics=metrics if metrics is not None else PrometheusConsumerMetrics(REGISTRY, ORDERS),
-        stall_after_s=stall_after_s,
-    )
-    try:
-        await run_until_told(writer.run(), writer.stop, stop)
-    finally:
-        await pool.close()
+    told = metrics if metrics is not None else PrometheusConsumerMetrics(REGISTRY, ORDERS)
+    make = functools.partial(make_order_writer, settings, topic=topic, metrics=told, stall_after_s=stall_after_s)
+    await _run(settings, orders_dsn(settings.mysql), topic, make, stop)
+
+
+async def run_draws(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    topic: str = TOPIC_DRAWS_WON,
+    metrics: ConsumerMetrics | None = None,
+) -> None:
+    """Run the writer of prizes until `stop` is set; errors as of `run_orders`."""
+    told = metrics if metrics is not None else PrometheusConsumerMetrics(REGISTRY, DRAWS)
+    make = functools.partial(make_prize_writer, settings, topic=topic, metrics=told)
+    await _run(settings, orders_dsn(settings.mysql), topic, make, stop)
+
+
+async def run_points(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    topic: str = TOPIC_POINTS_AWARDED,
+    metrics: ConsumerMetrics | None = None,
+) -> None:
+    """Run the writer of awards until `stop` is set; errors as of `run_orders`."""
+    told = metrics if metrics is not None else PrometheusConsumerMetrics(REGISTRY, POINTS)
+    make = functools.partial(make_award_writer, settings, topic=topic, metrics=told)
+    await _run(settings, points_dsn(settings.mysql), topic, make, stop)
 
 
 def main_orders(settings: Settings, *, topic: str = TOPIC_ORDERS_ACCEPTED) -> None:
-    """Run the writer as this process, until SIGTERM or SIGINT."""
+    """Run the writer of accepted orders as this process, until SIGTERM or SIGINT."""
     forget_dead_processes()
     run_process(f"consumer {ORDERS}", lambda stop: run_orders(settings, stop=stop, topic=topic))
+
+
+def main_draws(settings: Settings, *, topic: str = TOPIC_DRAWS_WON) -> None:
+    """Run the writer of prizes as this process, until SIGTERM or SIGINT."""
+    forget_dead_processes()
+    run_process(f"consumer {DRAWS}", lambda stop: run_draws(settings, stop=stop, topic=topic))
+
+
+def main_points(settings: Settings, *, topic: str = TOPIC_POINTS_AWARDED) -> None:
+    """Run the writer of awards as this process, until SIGTERM or SIGINT."""
+    forget_dead_processes()
+    run_process(f"consumer {POINTS}", lambda stop: run_points(settings, stop=stop, topic=topic))

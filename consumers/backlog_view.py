@@ -31,17 +31,35 @@ class PartitionBacklog(msgspec.Struct, frozen=True, kw_only=True):
     lag: int
 
 
+class TopicBacklog(msgspec.Struct, frozen=True, kw_only=True):
+    """All partitions of one topic.
+
+    Attributes:
+        topic: which.
+        lag: of all its partitions together.
+        per_s: records done a second.
+        drain_s: seconds until nothing waits at that rate; None if nothing is done although something waits.
+    """
+
+    topic: str
+    lag: int
+    per_s: float
+    drain_s: float | None
+
+
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """All partitions of some topics.
 
     Attributes:
         partitions: sorted.
+        topics: sorted, those that have partitions.
         lag: of all together.
-        per_s: records done a second.
-        drain_s: seconds until nothing waits at that rate; None if nothing is done although something waits.
+        per_s: records done a second, of all together.
+        drain_s: seconds until nothing waits in the topic that takes longest; None if one does not drain at all.
     """
 
     partitions: list[PartitionBacklog]
+    topics: list[TopicBacklog]
     lag: int
     per_s: float
     drain_s: float | None
@@ -76,10 +94,20 @@ async def read_backlog(
 def summary(first: list[PartitionBacklog], second: list[PartitionBacklog], elapsed_s: float) -> Backlog:
     """Return the second look, with the rate since the first."""
     before = {(one.topic, one.partition): one.end - one.lag for one in first}
-    done = sum(max(0, one.end - one.lag - before.get((one.topic, one.partition), one.end)) for one in second)
-    lag, per_s = sum(one.lag for one in second), done / elapsed_s
+    topics = []
+    for topic in sorted({one.topic for one in second}):
+        parts = [one for one in second if one.topic == topic]
+        done = sum(max(0, one.end - one.lag - before.get((topic, one.partition), one.end)) for one in parts)
+        lag, per_s = sum(one.lag for one in parts), done / elapsed_s
+        needed_s = drain_s(lag, per_s) if lag == 0 or done > 0 else None
+        topics.append(TopicBacklog(topic=topic, lag=lag, per_s=per_s, drain_s=needed_s))
+    known_s = [one.drain_s for one in topics if one.drain_s is not None]
     return Backlog(
-        partitions=second, lag=lag, per_s=per_s, drain_s=drain_s(lag, per_s) if lag == 0 or done > 0 else None
+        partitions=second,
+        topics=topics,
+        lag=sum(one.lag for one in topics),
+        per_s=sum(one.per_s for one in topics),
+        drain_s=max(known_s, default=0.0) if len(known_s) == len(topics) else None,
     )
 
 

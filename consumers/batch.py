@@ -7,13 +7,15 @@ it says nothing of a second deduction, whichever comes first.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from domain.errors import PoisonRecordError
 from domain.events import OrderAccepted, decode_order_accepted
+
+T = TypeVar("T")
 
 
 class Reason(StrEnum):
@@ -161,13 +163,15 @@ class Outcome:
         self.dead += other.dead
 
 
-def split_poison(records: Iterable[Record]) -> tuple[list[Item], list[Dead]]:
+def split_poison(
+    records: Iterable[Record], decode: Callable[[bytes | None], OrderAccepted] = decode_order_accepted
+) -> tuple[list[Item], list[Dead]]:
     """Decode records; those that are no events are dead."""
     items: list[Item] = []
     dead: list[Dead] = []
     for record in records:
         try:
-            items.append(Item(record, decode_order_accepted(record.value)))
+            items.append(Item(record, decode(record.value)))
         except PoisonRecordError as error:
             dead.append(Dead(record, Reason.POISON, str(error)))
         except RecursionError:
@@ -285,7 +289,7 @@ def same_moves(moves: Mapping[Counted, int]) -> list[tuple[tuple[str, int], list
     return sorted(groups.items())
 
 
-def halves(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+def halves(items: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
     """Split a batch of at least two, to find the record at fault."""
     middle = len(items) // 2
     return items[:middle], items[middle:]

@@ -26,20 +26,31 @@ from consumers.dead_letter_rules import (
     LetterId,
     Mark,
     Summary,
+    award_of,
     event_of,
     hold_of,
     iso,
+    printable,
     read_letter,
     summarize,
     why_not_replayed,
 )
 from consumers.dead_letter_sql import Settlement
 from domain import keys
+from domain.draw_events import TOPIC_DRAWS_WON
 from domain.errors import BackendError, FencedError, FlashgateError, OperationRefusedError, PoisonRecordError
-from domain.events import TOPIC_ORDERS_ACCEPTED, TOPIC_ORDERS_EVENTS, OrderAccepted, dead_topic
+from domain.events import (
+    TOPIC_ORDERS_ACCEPTED,
+    TOPIC_ORDERS_EVENTS,
+    TOPIC_POINTS_AWARDED,
+    OrderAccepted,
+    dead_topic,
+)
 from domain.failpoints import reach
 
-DEAD_TOPICS: Final = (dead_topic(TOPIC_ORDERS_ACCEPTED), dead_topic(TOPIC_ORDERS_EVENTS))
+DEAD_TOPICS: Final = tuple(
+    map(dead_topic, (TOPIC_ORDERS_ACCEPTED, TOPIC_ORDERS_EVENTS, TOPIC_DRAWS_WON, TOPIC_POINTS_AWARDED))
+)
 """Where dead letters are looked for; those that do not exist hold none."""
 NEWEST_MAX: Final = 100
 """Letters of each partition that a list looks at unless told otherwise."""
@@ -244,6 +255,9 @@ class DeadLetterDesk:
         event = event_of(letter)
         if event is None:
             await sql.mark_letters(self._pool, [letter.id], Action.DROPPED, self._now_ms())
+            award = award_of(letter)
+            if award is not None:
+                return f"{award.points} points for {printable(award.user_id)} are given up, of draw {award.ref_id}"
             if letter.origin is None:
                 return "an outbox entry; `./flashgate reconcile` tells whether orders of it are missing"
             return "nothing is owed: it is no accepted order"

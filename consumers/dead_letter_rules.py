@@ -1,5 +1,6 @@
 """What a dead letter is, how it is shown, and what is owed for one that is given up. Decided without I/O."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,16 @@ import msgspec
 import orjson
 
 from consumers.batch import Record
+from domain.draw_events import decode_draw_order
 from domain.errors import PoisonRecordError
-from domain.events import DEAD_SUFFIX, OrderAccepted, dead_topic, decode_order_accepted
+from domain.events import (
+    DEAD_SUFFIX,
+    OrderAccepted,
+    PointsAwarded,
+    dead_topic,
+    decode_order_accepted,
+    decode_points_awarded,
+)
 from domain.order import split_order_id
 
 TOPIC_BYTES_MAX: Final = 100
@@ -210,11 +219,21 @@ def why_not_replayed(letter: Letter) -> str:
 
 
 def event_of(letter: Letter) -> OrderAccepted | None:
-    """Return the accepted order in a letter, or None if it holds none."""
+    """Return the accepted order in a letter, or the order that delivers a prize; None if it holds none."""
+    if letter.origin is None:
+        return None
+    for decode in (decode_order_accepted, decode_draw_order):
+        with contextlib.suppress(PoisonRecordError):
+            return decode(letter.value)
+    return None
+
+
+def award_of(letter: Letter) -> PointsAwarded | None:
+    """Return the award in a letter, or None if it holds none."""
     if letter.origin is None:
         return None
     try:
-        return decode_order_accepted(letter.value)
+        return decode_points_awarded(letter.value)
     except PoisonRecordError:
         return None
 

@@ -14,14 +14,13 @@ expired or been paid leaves it as it is. A second deduction is written down in `
 the lifecycle process has Redis take its units back.
 """
 
-import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from adapters.mysql import Pool, insert_many, transaction
-from adapters.mysql_statements import Escapes, InsertStatements
+from adapters.mysql import IDLE_IN_TRANSACTION_S, Pool, insert_many, transaction
+from adapters.mysql_statements import Escapes, InsertStatements, execute_all, in_slices
 from adapters.order_tables import (
     INSERT_LEDGER,
     INSERT_ORDERS,
@@ -35,28 +34,21 @@ from adapters.order_tables import (
     return_row,
 )
 from consumers import batch
-from consumers.batch import Counted, Dead, Deduction, Item, Origin, Outcome, Payload
+from consumers.batch import Counted, Dead, Deduction, Item, Origin, Outcome, Payload, Record
 from domain import failpoints
+from domain.draw_events import decode_draw_order
+from domain.events import decode_order_accepted
 from domain.order_state import OrderStatus
-
-IDLE_IN_TRANSACTION_S: Final = 10
-"""MySQL drops a writer that has said nothing for so long in the middle of its transaction: a process that was stopped
-would otherwise hold the counters' locks, and everyone else would wait for it."""
 
 PREPARED_AGE_MAX_MS: Final = 1_000
 """Statements that are older are made anew: their time is that of the orders' confirmation."""
 COUNTERS_REMEMBERED_MAX: Final = 10_000
 LEDGER_ROWS_LOOKED_AT: Final = 4
 """For each row of a batch, where others write at the same time."""
-SLICE_ROWS: Final = 100
-"""Rows put into a statement at a time, so that an answer of MySQL's for another batch does not wait long."""
 
 _INSERT_ORDERS: Final = INSERT_ORDERS + KEEP_KNOWN
 _INSERT_LEDGER: Final = INSERT_LEDGER + KEEP_KNOWN
 _INSERT_RETURNS: Final = INSERT_RETURNS + KEEP_KNOWN
-
-_LIMIT_IDLE: Final = "SET SESSION wait_timeout = %s"
-_UNLIMIT_IDLE: Final = "SET SESSION wait_timeout = DEFAULT"
 
 _LOCK: Final = """
 SELECT sku_id, pay_within_s FROM campaign_sku WHERE campaign_id = %s AND sku_id IN %s ORDER BY sku_id FOR UPDATE"""
@@ -123,15 +115,21 @@ class Prepared:
 
 
 class OrderStore:
-    """Stores batches of accepted orders.
+    """Stores batches of accepted orders, or of prizes that were won: orders for which nothing is to be paid.
 
     Args:
         pool: the database fg_orders.
+        prizes: the records tell of draws that won.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, prizes: bool = False) -> None:
         self._pool = pool
+        self._prizes = prizes
         self._pay_within_s: dict[Counted, int] = {}
+
+    def split(self, records: Sequence[Record]) -> tuple[Sequence[Item], Sequence[Dead]]:
+        """Decode records; those that are none of this topic's events are dead."""
+        return batch.split_poison(records, decode_draw_order if self._prizes else decode_order_accepted)
 
     async def prepare(self, items: Sequence[Item], *, now_ms: int) -> Prepared | None:
         """Make the statements for a batch, with what is known of its counters; None if not enough is known.
@@ -158,8 +156,7 @@ class OrderStore:
         outcome = Outcome()
         if not items:
             return outcome
-        async with transaction(self._pool) as cursor:
-            await cursor.execute(_LIMIT_IDLE, (IDLE_IN_TRANSACTION_S,))
+        async with transaction(self._pool, idle_max_s=IDLE_IN_TRANSACTION_S) as cursor:
             pay_within_s = await _lock_counters(cursor, batch.counters(items))
             self._remember(pay_within_s)
             kept, outcome.dead = batch.split_unknown(items, pay_within_s)
@@ -169,15 +166,13 @@ class OrderStore:
                 prepared.used = True
                 outcome.add(await self._write(cursor, prepared))
             failpoints.reach("consumer.before_mysql_commit")
-            # The connection goes back to its pool, where it may rest as long as the server's own setting allows.
-            await cursor.execute(_UNLIMIT_IDLE)
         return outcome
 
     async def _write(self, cursor: Any, prepared: Prepared) -> Outcome:  # noqa: ANN401 -- aiomysql has no types
         """Insert what is missing, and move the counters by what is new; the counters are locked."""
-        await _execute(cursor, prepared.orders)
+        await execute_all(cursor, prepared.orders)
         await cursor.execute("SAVEPOINT before_ledger")
-        first_id = await _execute(cursor, prepared.ledger)
+        first_id = await execute_all(cursor, prepared.ledger)
         dead, (judged, moves) = prepared.unlike, prepared.if_all_new
         if not await _is_all_new(cursor, prepared, first_id):
             await cursor.execute("ROLLBACK TO SAVEPOINT before_ledger")
@@ -208,7 +203,7 @@ class OrderStore:
         rows = batch.ledger_rows(items)
         if not rows:
             return items, dead, {}
-        await _execute(cursor, await self._ledger_statements(rows, nonce, prepared.now_ms, Escapes()))
+        await execute_all(cursor, await self._ledger_statements(rows, nonce, prepared.now_ms, Escapes()))
         await cursor.execute(_KNOWN_DEDUCTIONS, (sorted({item.event.order_id for item in rows}), TAKE, nonce))
         return items, dead, {Deduction(*row[:3]): Origin(*row[3:]) for row in await cursor.fetchall()}
 
@@ -216,8 +211,8 @@ class OrderStore:
         nonce, escapes = secrets.token_bytes(NONCE_BYTES), Escapes()
         orders = InsertStatements(_INSERT_ORDERS, self._pool.statement_bytes_max, escapes)
         rows = batch.order_rows(items)
-        async for some in _slices(rows):
-            orders.add([order_row(item, nonce, now_ms, pay_within_s[item.counted]) for item in some])
+        async for some in in_slices(rows):
+            orders.add([self._order_row(item, nonce, now_ms, pay_within_s) for item in some])
         alike, unlike = (items, []) if len(rows) == len(items) else batch.split_other_payload(items, {})
         rows = batch.ledger_rows(alike)
         ledger = await self._ledger_statements(rows, nonce, now_ms, escapes)
@@ -233,11 +228,14 @@ class OrderStore:
             deductions=len(rows),
         )
 
+    def _order_row(self, item: Item, nonce: bytes, now_ms: int, pay_within_s: Mapping[Counted, int]) -> Row:
+        return order_row(item, nonce, now_ms, None if self._prizes else pay_within_s[item.counted])
+
     async def _ledger_statements(
         self, rows: Sequence[Item], nonce: bytes, now_ms: int, escapes: Escapes
     ) -> Sequence[bytes]:
         ledger = InsertStatements(_INSERT_LEDGER, self._pool.statement_bytes_max, escapes)
-        async for some in _slices(rows):
+        async for some in in_slices(rows):
             ledger.add([ledger_row(item.event, TAKE, nonce, now_ms) for item in some])
         return ledger.statements()
 
@@ -256,16 +254,6 @@ async def _lock_counters(cursor: Any, counters: Mapping[str, Sequence[str]]) -> 
     return known
 
 
-async def _execute(cursor: Any, statements: Sequence[bytes]) -> int:  # noqa: ANN401
-    """Execute statements; returns the first id that the first of them has given out, 0 if it has given out none."""
-    first_id = 0
-    for number, statement in enumerate(statements):
-        await cursor.execute(statement)
-        if number == 0:
-            first_id = int(cursor.lastrowid or 0)
-    return first_id
-
-
 async def _is_all_new(cursor: Any, prepared: Prepared, first_id: int) -> bool:  # noqa: ANN401
     """Tell whether every deduction of the batch has a ledger row of this transaction, for an order of this transaction.
 
@@ -279,14 +267,7 @@ async def _is_all_new(cursor: Any, prepared: Prepared, first_id: int) -> bool:  
     return bool(count == prepared.deductions)
 
 
-async def _slices(items: Sequence[Item]) -> AsyncIterator[Sequence[Item]]:
-    """Yield the items a few at a time, and let other tasks run in between."""
-    for start in range(0, len(items), SLICE_ROWS):
-        yield items[start : start + SLICE_ROWS]
-        await asyncio.sleep(0)
-
-
-def order_row(item: Item, nonce: bytes, now_ms: int, pay_within_s: int) -> Row:
-    """Return the values that INSERT_ORDERS takes."""
+def order_row(item: Item, nonce: bytes, now_ms: int, pay_within_s: int | None) -> Row:
+    """Return the values that INSERT_ORDERS takes; without `pay_within_s` there is nothing to pay."""
     values = order_values(item.event, _CONFIRMED, _FIRST_VERSION, nonce, now_ms)
-    return (*values, now_ms + pay_within_s * _MS_PER_S)
+    return (*values, None if pay_within_s is None else now_ms + pay_within_s * _MS_PER_S)

@@ -21,12 +21,13 @@ from adapters.kafka_sender import KafkaSender
 from adapters.mysql import catalog_dsn, connect_pool, orders_dsn
 from adapters.process import run_process, run_until_told
 from adapters.redis import ScriptChannel, make_client
-from consumers.app import ORDERS
+from consumers.app import DRAWS, ORDERS, group_of
 from consumers.reconcile_report import Report, build_report, left_report, repair_report
 from consumers.reconcile_rules import Verdict, confirm, judge
-from consumers.reconcile_sources import Look, Sources
+from consumers.reconcile_sources import Feed, Look, Sources
 from consumers.repair import Repairer
 from consumers.repair_rules import Action, Repaired, plan
+from domain.draw_events import TOPIC_DRAWS_WON, decode_draw_order
 from domain.errors import FlashgateError
 from domain.events import TOPIC_ORDERS_ACCEPTED
 from domain.settings import Settings
@@ -242,7 +243,8 @@ async def open_sources(settings: Settings, *, topic: str = TOPIC_ORDERS_ACCEPTED
     client = make_client(settings.redis, connections_max=2)
     pool = connect_pool(dsn, settings.mysql)
     try:
-        yield Sources(client, settings.kafka, pool, group=f"{settings.consumer.group}.{ORDERS}", topic=topic)
+        prizes = Feed(TOPIC_DRAWS_WON, group_of(settings, DRAWS), decode_draw_order)
+        yield Sources(client, settings.kafka, pool, group=group_of(settings, ORDERS), topic=topic, more=[prizes])
     finally:
         await client.aclose()
         await pool.close()

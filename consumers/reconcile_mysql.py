@@ -76,11 +76,13 @@ async def mysql_campaigns(pool: Pool) -> list[str]:
         raise _unusable(error) from error
 
 
-async def read_mysql(pool: Pool, looks: Iterable[CampaignLook], dead_topic: str) -> set[tuple[int, int]]:
+async def read_mysql(
+    pool: Pool, looks: Iterable[CampaignLook], dead_topics: Iterable[str]
+) -> set[tuple[str, int, int]]:
     """Read counters, orders, ledger and what is owed, as of one instant.
 
     Returns:
-        (partition, offset) of the dead letters that a person has dealt with.
+        (topic, partition, offset) of the dead letters that a person has dealt with.
 
     Raises:
         BackendError: MySQL is not there, or has no schema.
@@ -91,7 +93,7 @@ async def read_mysql(pool: Pool, looks: Iterable[CampaignLook], dead_topic: str)
                 await cursor.execute(statement)
             for look in looks:
                 await _read_campaign(cursor, look)
-            return {place async for place in _rows(cursor, _SETTLED, dead_topic)}
+            return {(topic, *place) for topic in dead_topics async for place in _rows(cursor, _SETTLED, topic)}
     except pymysql.err.MySQLError as error:
         raise _unusable(error) from error
 

@@ -5,7 +5,7 @@ Everything is read in pages and put into a `CampaignLook` as it comes: what is k
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import redis.asyncio as redis
@@ -58,11 +58,20 @@ class Look(NamedTuple):
     """Dead letters, of all campaigns, that nobody has dealt with."""
 
 
+class Feed(NamedTuple):
+    """A topic that tells of orders, and who writes them to MySQL."""
+
+    topic: str
+    group: str
+    decode: Callable[[bytes | None], OrderAccepted]
+    """Raises PoisonRecordError."""
+
+
 class DeadLetter(NamedTuple):
     """One record of the dead-letter topic."""
 
-    place: tuple[int, int]
-    """Partition and offset."""
+    place: tuple[str, int, int]
+    """Topic, partition and offset."""
     event: OrderAccepted | None
     """What is in it, if it can be read."""
 
@@ -76,6 +85,7 @@ class Sources:
         pool: the database fg_orders.
         group: the consumer group that writes orders to MySQL.
         topic: of accepted orders.
+        more: other topics that tell of orders; those that do not exist hold none.
     """
 
     def __init__(
@@ -86,12 +96,12 @@ class Sources:
         *,
         group: str,
         topic: str = TOPIC_ORDERS_ACCEPTED,
+        more: Sequence[Feed] = (),
     ) -> None:
         self._redis = client
         self._kafka = kafka
         self._pool = pool
-        self._group = group
-        self._topic = topic
+        self._feeds = (Feed(topic, group, decode_order_accepted), *more)
 
     async def look(self, campaign_ids: Collection[str] | None = None) -> Look:
         """Read everything of these campaigns, or of all that any store knows.
@@ -106,8 +116,11 @@ class Sources:
         looks = {campaign_id: CampaignLook(campaign_id, began_ms=began_ms) for campaign_id in sorted(wanted)}
         for look in looks.values():
             await self._read_redis(look)
-        poison = await self._read_kafka(looks, began_ms, all_campaigns=campaign_ids is None)
-        dead = await self._read_dead_letters()
+        poison = 0
+        dead: list[DeadLetter] = []
+        for feed in self._feeds:
+            poison += await self._read_kafka(feed, looks, began_ms, all_campaigns=campaign_ids is None)
+            dead += await self._read_dead_letters(feed)
         settled = await self._read_mysql(looks)
         for letter in dead:
             if letter.event is not None and letter.event.campaign_id in looks:
@@ -182,17 +195,19 @@ class Sources:
 
     # -- Kafka -------------------------------------------------------------------------------------------------
 
-    async def _read_kafka(self, looks: dict[str, CampaignLook], began_ms: int, *, all_campaigns: bool) -> int:
+    async def _read_kafka(
+        self, feed: Feed, looks: dict[str, CampaignLook], began_ms: int, *, all_campaigns: bool
+    ) -> int:
         """Read committed offsets and accepted orders; returns the number of records that are no events.
 
         What lies below an offset committed before the topic is read has been handled: it is in MySQL, which is read
         later, or in the dead letters. With `all_campaigns`, campaigns that only Kafka knows are added.
         """
-        committed = await self._committed()
+        committed = await self._committed(feed)
         poison = 0
-        async for partition, offset, value in TopicReader(self._kafka, self._topic).read():
+        async for partition, offset, value in TopicReader(self._kafka, feed.topic).read():
             try:
-                event = decode_order_accepted(value)
+                event = feed.decode(value)
             except PoisonRecordError:
                 poison += 1
                 continue
@@ -204,23 +219,23 @@ class Sources:
             _note_event(look, event, HANDLED if offset < committed.get(partition, 0) else QUEUED)
         return poison
 
-    async def _read_dead_letters(self) -> list[DeadLetter]:
+    async def _read_dead_letters(self, feed: Feed) -> list[DeadLetter]:
         """Read the dead letters, after the topic that they come from."""
-        found = []
-        async for partition, offset, value in TopicReader(self._kafka, dead_topic(self._topic)).read():
+        found, topic = [], dead_topic(feed.topic)
+        async for partition, offset, value in TopicReader(self._kafka, topic).read():
             event = None
             with contextlib.suppress(PoisonRecordError):
-                event = decode_order_accepted(value)
-            found.append(DeadLetter((partition, offset), event))
+                event = feed.decode(value)
+            found.append(DeadLetter((topic, partition, offset), event))
         return found
 
-    async def _committed(self) -> dict[int, int]:
+    async def _committed(self, feed: Feed) -> dict[int, int]:
         """Return partition → next offset of the consumers; a broker that was just started needs a moment for it."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._kafka.client_start_timeout_s
         while True:
             try:
-                return await committed_offsets(self._kafka, self._topic, self._group)
+                return await committed_offsets(self._kafka, feed.topic, feed.group)
             except BackendError as error:
                 if not isinstance(error.__cause__, COORDINATOR_ERRORS) or loop.time() > deadline:
                     raise
@@ -228,9 +243,9 @@ class Sources:
 
     # -- MySQL -------------------------------------------------------------------------------------------------
 
-    async def _read_mysql(self, looks: Mapping[str, CampaignLook]) -> set[tuple[int, int]]:
+    async def _read_mysql(self, looks: Mapping[str, CampaignLook]) -> set[tuple[str, int, int]]:
         """Read MySQL; returns the places of dead letters that a person has dealt with."""
-        return await read_mysql(self._pool, looks.values(), dead_topic(self._topic))
+        return await read_mysql(self._pool, looks.values(), [dead_topic(feed.topic) for feed in self._feeds])
 
 
 def _stock_of(line: StockLine) -> Stock:

@@ -1,6 +1,7 @@
 """A campaign as the operator writes it, and its states."""
 
 import math
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
@@ -12,6 +13,12 @@ from domain.errors import ConfigError
 
 SKUS_MAX: Final = 5_000
 STOCK_MAX: Final = 100_000_000
+PRIZES_MAX: Final = 100
+"""Kinds of prizes in a lottery: each draw walks through them."""
+WEIGHT_MAX: Final = 1_000_000
+"""All weights together are far below the 48 bits of a draw, so that none is favoured by as much as one in a million."""
+DRAWS_PER_USER_MAX: Final = 100
+"""A buyer's record keeps all his draws, about 100 bytes each."""
 RATE_MAX_PER_S: Final = 10_000_000
 
 # In Python `$` also matches before a newline at the end; `\Z` would be no regex in JSON Schema.
@@ -64,6 +71,13 @@ class CampaignLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Orders of one buyer in this campaign that hold stock without being paid; past it LIMIT_REACHED."""
 
 
+class CampaignLottery(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[lottery]`."""
+
+    no_prize_weight: Small = 0
+    """The weight of winning nothing, beside the weights of the prizes; it never runs out."""
+
+
 class Sku(msgspec.Struct, frozen=True, kw_only=True):
     """One `[[sku]]` table; fields of another kind of campaign are allowed and ignored."""
 
@@ -81,6 +95,7 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
 
     campaign: CampaignHead
     limits: CampaignLimits = CampaignLimits()
+    lottery: CampaignLottery = CampaignLottery()
     sku: Annotated[tuple[Sku, ...], msgspec.Meta(min_length=1, max_length=SKUS_MAX)]
 
     @property
@@ -120,4 +135,21 @@ def parse_campaign(text: str, *, source: str) -> Campaign:
         if sku.id in seen:
             raise refuse(["sku", number, "id"], f"the SKU {sku.id!r} stands twice in this file")
         seen.add(sku.id)
+    if campaign.campaign.kind == "lottery":
+        for path, why in _lottery_faults(campaign):
+            raise refuse(path, why)
     return campaign
+
+
+def _lottery_faults(campaign: Campaign) -> Iterator[tuple[list[str | int], str]]:
+    """Yield where and why a lottery cannot be drawn."""
+    if campaign.campaign.draws_per_user > DRAWS_PER_USER_MAX:
+        yield ["campaign", "draws_per_user"], f"a lottery may give at most {DRAWS_PER_USER_MAX}"
+    if campaign.lottery.no_prize_weight > WEIGHT_MAX:
+        yield ["lottery", "no_prize_weight"], f"must be at most {WEIGHT_MAX}"
+    for number, sku in enumerate(campaign.sku):
+        if number >= PRIZES_MAX:
+            yield ["sku", number, "id"], f"a lottery may have at most {PRIZES_MAX} kinds of prizes"
+        if not 1 <= sku.weight <= WEIGHT_MAX:
+            why = f"a prize needs a weight from 1 to {WEIGHT_MAX}, its share among all weights"
+            yield ["sku", number, "weight"], why

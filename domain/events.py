@@ -7,10 +7,12 @@ import orjson
 
 from domain.campaign import CampaignId, Cents, SkuId
 from domain.errors import PoisonRecordError
-from domain.order import QUANTITY_MAX, USER_ID_MAX_BYTES, split_order_id
+from domain.order import QUANTITY_MAX, USER_ID_MAX_BYTES, is_user_id, split_order_id
+from domain.points import AWARD_MAX, RefId
 
 TOPIC_ORDERS_ACCEPTED: Final = "orders.accepted"
 TOPIC_ORDERS_EVENTS: Final = "orders.events"
+TOPIC_POINTS_AWARDED: Final = "points.awarded"
 DEAD_SUFFIX: Final = ".dead"
 
 
@@ -122,4 +124,52 @@ def decode_order_changed(value: bytes | None) -> OrderChanged:
         raise PoisonRecordError(f"not an {ORDER_CHANGED_V1.name} event: {error}") from None
     if event.schema != ORDER_CHANGED_V1:
         raise PoisonRecordError(f"unknown schema {event.schema.name!r} version {event.schema.version}")
+    return event
+
+
+POINTS_AWARDED_V1: Final = SchemaRef("points.awarded", 1)
+
+
+class PointsAwarded(msgspec.Struct, frozen=True, kw_only=True):
+    """Points that a prize is worth; the key is `ref_id`, so that all copies of an award lie in one partition.
+
+    `ref_id` is the id of the draw, which has the form of an order id. An account is moved by an award once: whatever
+    comes again under the same `ref_id` moves nothing.
+    """
+
+    schema: SchemaRef = POINTS_AWARDED_V1
+    ref_id: RefId
+    user_id: Annotated[str, msgspec.Meta(min_length=1, max_length=USER_ID_MAX_BYTES)]
+    campaign_id: CampaignId
+    points: Annotated[int, msgspec.Meta(ge=1, le=AWARD_MAX)]
+    at_ms: Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
+
+
+def encode_points_awarded(event: PointsAwarded) -> bytes:
+    """Return the Kafka value of an event."""
+    return orjson.dumps(msgspec.to_builtins(event))
+
+
+_awarded_decoder: Final = msgspec.json.Decoder(PointsAwarded)
+
+
+def decode_points_awarded(value: bytes | None) -> PointsAwarded:
+    """Decode a Kafka value.
+
+    Raises:
+        PoisonRecordError: not JSON, a wrong or unknown field, an unknown schema, or ids that contradict each other.
+    """
+    if value is None:
+        raise PoisonRecordError("the record has no value")
+    try:
+        event = _awarded_decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PoisonRecordError(f"not a {POINTS_AWARDED_V1.name} event: {error}") from None
+    if event.schema != POINTS_AWARDED_V1:
+        raise PoisonRecordError(f"unknown schema {event.schema.name!r} version {event.schema.version}")
+    parts = split_order_id(event.ref_id)
+    if parts is None or parts[0] != event.campaign_id:
+        raise PoisonRecordError(f"draw id {event.ref_id!r} does not belong to campaign {event.campaign_id!r}")
+    if not is_user_id(event.user_id):
+        raise PoisonRecordError("the user can be nobody: blanks at its ends, or characters that cannot be printed")
     return event

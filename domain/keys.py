@@ -57,6 +57,11 @@ def duplicates(campaign_id: str) -> str:
     return f"{_slot(campaign_id)}:duplicates"
 
 
+def log_hashes(campaign_id: str) -> str:
+    """Hash: number of the first line → hash, of the entries of a lottery's log in which something was drawn."""
+    return f"{_slot(campaign_id)}:log"
+
+
 def holders(campaign_id: str) -> str:
     """String: 8 bytes appended for each order accepted, see `domain.order.user_hash`."""
     return f"{_slot(campaign_id)}:holders"

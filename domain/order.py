@@ -44,6 +44,14 @@ def user_hash(user_id: str) -> bytes:
     return hashlib.blake2b(user_id.encode(), digest_size=8).digest()
 
 
+def is_user_id(text: str) -> bool:
+    """Tell whether a text can be a user: the gateway believes no token of any other (`gateway.identity`).
+
+    Blanks at its ends would make two users of one for us, and one of two for MySQL.
+    """
+    return text.isprintable() and text.strip() == text and 1 <= len(text.encode()) <= USER_ID_MAX_BYTES
+
+
 def split_order_id(value: str) -> tuple[str, str] | None:
     """Return (campaign id, 32 hex) of an order id, or None if it is not one."""
     parts = _ORDER_ID.fullmatch(value)

@@ -1,4 +1,4 @@
-"""An outbox entry: what `admit_orders.lua` wrote for one batch, and the events it stands for.
+"""An outbox entry: what `admit_orders.lua` wrote for one batch, or lines of a lottery's log, and what it stands for.
 
 Each entry names the one before it, so that a reader notices when entries are gone that it has not read. Where recovery
 has moved the outbox's ids on, `restore_orders.lua` leaves an entry without orders, so that this chain is not broken.
@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from domain.draw_events import DrawLog, decode_log_entry
 from domain.errors import PoisonRecordError
 from domain.events import OrderAccepted
 
@@ -56,16 +57,17 @@ def is_gap(previous: str, position: str) -> bool:
 
 
 def decode_entry(campaign_id: str, outbox_id: str, fields: dict[bytes, bytes]) -> list[OrderAccepted]:
-    """Return the events of one entry, in its order.
+    """Return the orders of one entry, in its order; of a lottery's those that deliver what was won.
 
     Raises:
-        PoisonRecordError: the entry was not written by `admit_orders.lua`.
+        PoisonRecordError: the entry was not written by one of our scripts.
     """
+    log = decode_log(campaign_id, outbox_id, fields)
+    if log is not None:
+        return [won.order() for won in log.won()]
     try:
         orders = _decode_orders(fields[b"orders"])
-        accepted_at_ms = int(fields[b"t"])
-        if not 0 <= accepted_at_ms <= TIME_MAX_MS:
-            raise ValueError(accepted_at_ms)  # noqa: TRY301 -- one way out
+        accepted_at_ms = _time_of(fields)
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise PoisonRecordError(f"outbox entry {outbox_id} of campaign {campaign_id}: {error!r}") from None
     return [
@@ -84,3 +86,24 @@ def decode_entry(campaign_id: str, outbox_id: str, fields: dict[bytes, bytes]) -
         )
         for index, (digest, fingerprint, sku_id, quantity, user_id, price_cents, hold_no) in enumerate(orders)
     ]
+
+
+def decode_log(campaign_id: str, outbox_id: str, fields: dict[bytes, bytes]) -> DrawLog | None:
+    """Return the lines of a lottery's log in an entry; None if it is an entry of orders.
+
+    Raises:
+        PoisonRecordError: the entry was not written by one of our scripts.
+    """
+    if b"log" not in fields:
+        return None
+    try:
+        return decode_log_entry(campaign_id, outbox_id, fields, _time_of(fields))
+    except (KeyError, ValueError, msgspec.MsgspecError, PoisonRecordError) as error:
+        raise PoisonRecordError(f"outbox entry {outbox_id} of campaign {campaign_id}: {error!r}") from None
+
+
+def _time_of(fields: dict[bytes, bytes]) -> int:
+    at_ms = int(fields[b"t"])
+    if not 0 <= at_ms <= TIME_MAX_MS:
+        raise ValueError(at_ms)
+    return at_ms

@@ -30,6 +30,24 @@ class Outcome(IntEnum):
     """The relay is too far behind; nothing more is accepted until it has caught up."""
 
 
+class DrawOutcome(IntEnum):
+    """Decision of `draw_prize.lua` about one draw: those of `Outcome` that a draw may have."""
+
+    ACCEPTED = Outcome.ACCEPTED
+    """Drawn, whatever was won."""
+    REPLAYED = Outcome.REPLAYED
+    SOLD_OUT = Outcome.SOLD_OUT
+    """Every prize is gone, and winning nothing has no weight."""
+    LIMIT_REACHED = Outcome.LIMIT_REACHED
+    RATE_LIMITED = Outcome.RATE_LIMITED
+    USER_RATE_LIMITED = Outcome.USER_RATE_LIMITED
+    NOT_STARTED = Outcome.NOT_STARTED
+    ENDED = Outcome.ENDED
+    PAUSED = Outcome.PAUSED
+    CORRUPT_RECORD = Outcome.CORRUPT_RECORD
+    OUTBOX_FULL = Outcome.OUTBOX_FULL
+
+
 class BatchStatus(IntEnum):
     """First element of the script's reply: whether the batch was decided at all."""
 

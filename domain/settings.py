@@ -49,6 +49,7 @@ class MysqlSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     orders_dsn: str = "mysql://flashgate@127.0.0.1:3306/fg_orders"
     catalog_dsn: str = "mysql://flashgate@127.0.0.1:3306/fg_catalog"
+    points_dsn: str = "mysql://flashgate@127.0.0.1:3306/fg_points"
     password_file: str = ""
     """Read when a DSN has no password of its own."""
     connect_timeout_s: Seconds = 5.0

@@ -4,7 +4,7 @@ The order of the questions is the order of their cost. Whatever is not refused h
 """
 
 from domain.outcomes import Outcome
-from gateway.view import CampaignView, LooseGuard, refuse_from_memory
+from gateway.view import CampaignView, LooseGuard, refuse_draw_from_memory, refuse_from_memory
 
 
 def refusal(view: CampaignView, guard: LooseGuard, sku_id: str, now_s: float) -> Outcome | None:
@@ -17,6 +17,12 @@ def refusal(view: CampaignView, guard: LooseGuard, sku_id: str, now_s: float) ->
         now_s: monotonic clock.
     """
     refused = refuse_from_memory(view, sku_id, now_s)
+    return Outcome.RATE_LIMITED if refused is None and not guard.admits(now_s) else refused
+
+
+def draw_refusal(view: CampaignView, guard: LooseGuard, now_s: float) -> Outcome | None:
+    """Return the refusal of a draw by a buyer who has drawn nothing yet, or None; as `refusal`."""
+    refused = refuse_draw_from_memory(view, now_s)
     return Outcome.RATE_LIMITED if refused is None and not guard.admits(now_s) else refused
 
 

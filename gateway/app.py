@@ -14,20 +14,24 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from adapters.draws import DrawReply, DrawRequest, draw
 from adapters.kafka import create_topics
 from adapters.kafka_reader import TopicReader
-from adapters.mysql import connect_pool, orders_dsn
+from adapters.mysql import connect_pool, orders_dsn, points_dsn
 from adapters.process import run_process, run_until_told
 from adapters.redis import ANSWERS_LOST, ScriptChannel, make_client
 from adapters.stock import Attempt, BatchReply, OrderRequest, admit, list_campaigns, read_attempts
 from adapters.tasks import end_tasks
 from domain import keys
+from domain.draw_events import TOPIC_DRAWS_LOG, TOPIC_DRAWS_WON
 from domain.errors import BackendError, ConfigError, PoisonRecordError
-from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic
+from domain.events import TOPIC_ORDERS_ACCEPTED, TOPIC_POINTS_AWARDED, dead_topic
 from domain.settings import Settings
 from gateway.calls import BuyerCalls
 from gateway.campaigns import Campaigns
 from gateway.door import Door
+from gateway.draw_recovery import LotteryRecovery
+from gateway.draws import DrawDesk
 from gateway.http import BuyerPlane
 from gateway.identity import Verifier
 from gateway.life_calls import LifeCalls, Payments
@@ -38,6 +42,7 @@ from gateway.order_stream import OrderStreams
 from gateway.order_table import OrderTable
 from gateway.orders import OrderDesk
 from gateway.outbox_source import OutboxSource
+from gateway.points import PointsDesk
 from gateway.publisher import KafkaPublisher
 from gateway.recovery import Recovery
 from gateway.recovery_sources import RecoverySources
@@ -95,6 +100,7 @@ class GatewayWorker:
         self._orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
         # Who cancels may wait for a lock; who asks where an order stands must not wait behind that.
         self._changes = connect_pool(orders_dsn(settings.mysql), settings.mysql)
+        self._points = connect_pool(points_dsn(settings.mysql), settings.mysql)
         self._provider: HttpProvider | None = None
         self._metrics = GatewayMetrics()
         self._life_metrics = LifeMetrics()
@@ -118,7 +124,8 @@ class GatewayWorker:
             inflight_max=gateway.inflight_max,
             answer_timeout_s=gateway.answer_timeout_s,
         )
-        calls = BuyerCalls(self.desk, self.campaigns, status)
+        draws = DrawDesk(gateway, self.desk, self.campaigns, self._watermarks, self._draw, self._metrics)
+        calls = BuyerCalls(self.desk, draws, self.campaigns, status)
         self.streams = OrderStreams(gateway, table, told=self._life_metrics.events)
         life = LifeCalls(
             settings,
@@ -130,7 +137,8 @@ class GatewayWorker:
             payments=self._payments(),
             metrics=self._life_metrics,
         )
-        plane = BuyerPlane(gateway, calls, life, missing=self._missing)
+        points = PointsDesk(self.desk.identify, self._points, answer_timeout_s=gateway.answer_timeout_s)
+        plane = BuyerPlane(gateway, calls, life, points, missing=self._missing)
         self._aiohttp = web.AppRunner(plane.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
         self.door = Door(gateway, calls, self._aiohttp)
         self._tasks: list[asyncio.Task[None]] = []
@@ -193,13 +201,22 @@ class GatewayWorker:
             await self._provider.close()
         await self._orders.close()
         await self._changes.close()
+        await self._points.close()
 
-    async def _admit(self, campaign_id: str, orders: list[OrderRequest]) -> BatchReply:
+    def _channel(self, campaign_id: str) -> ScriptChannel:
         channel = self._channels.get(campaign_id)
         if channel is None:
             channel = self._channels[campaign_id] = ScriptChannel(self.settings.redis)
+        return channel
+
+    async def _draw(self, campaign_id: str, draws: list[DrawRequest]) -> DrawReply:
+        return await draw(
+            self._channel(campaign_id), campaign_id, draws, outbox_max=self.settings.gateway.outbox_entries_max
+        )
+
+    async def _admit(self, campaign_id: str, orders: list[OrderRequest]) -> BatchReply:
         return await admit(
-            channel,
+            self._channel(campaign_id),
             campaign_id,
             orders,
             attempts_max=self.settings.gateway.attempts_per_buyer_max,
@@ -244,8 +261,13 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
     client = make_client(settings.redis)
     blocking = make_client(settings.redis, connections_max=2, block_ms=settings.relay.block_ms)
     orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
-    sources = RecoverySources(lambda: TopicReader(settings.kafka, TOPIC_ORDERS_ACCEPTED), orders)
+    sources = RecoverySources(
+        lambda: TopicReader(settings.kafka, TOPIC_ORDERS_ACCEPTED),
+        orders,
+        lambda: TopicReader(settings.kafka, TOPIC_DRAWS_LOG),
+    )
     metrics = RelayMetrics()
+    publisher = KafkaPublisher(settings.kafka, metrics.recreated)
 
     async def close() -> None:
         await channel.close()
@@ -256,15 +278,21 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
     relay = Relay(
         settings.relay,
         lambda nonce: OutboxSource(channel, blocking, nonce),
-        KafkaPublisher(settings.kafka, metrics.recreated),
+        publisher,
         lambda: list_campaigns(client),
-        Recovery(channel, client, sources),
+        Recovery(channel, client, sources, LotteryRecovery(channel, client, sources, publisher.publish)),
         metrics,
     )
     return relay, close
 
 
-RELAY_TOPICS: Final = (TOPIC_ORDERS_ACCEPTED, dead_topic(TOPIC_ORDERS_ACCEPTED))
+RELAY_TOPICS: Final = (
+    TOPIC_ORDERS_ACCEPTED,
+    dead_topic(TOPIC_ORDERS_ACCEPTED),
+    TOPIC_DRAWS_WON,
+    TOPIC_DRAWS_LOG,
+    TOPIC_POINTS_AWARDED,
+)
 
 
 def run_gateway(

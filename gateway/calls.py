@@ -5,27 +5,33 @@ the answer later.
 """
 
 import time
+from typing import Any
 
 import orjson
 
 from gateway.answers import BUSY_NOW, JSON, Answer
 from gateway.campaigns import Campaigns
+from gateway.draws import DrawDesk
 from gateway.order_status import StatusDesk, iso_utc
 from gateway.orders import OrderDesk, Promise, no_campaign
-from gateway.view import CampaignView, sku_state
+from gateway.view import CampaignView, LotteryView, sku_state
 
 
 class BuyerCalls:
     """The hot calls of one worker."""
 
-    __slots__ = ("_campaigns", "_desk", "_status", "place_order")
+    __slots__ = ("_campaigns", "_desk", "_status", "draw_prize", "place_order", "posts")
 
-    def __init__(self, desk: OrderDesk, campaigns: Campaigns, status: StatusDesk) -> None:
+    def __init__(self, desk: OrderDesk, draws: DrawDesk, campaigns: Campaigns, status: StatusDesk) -> None:
         self._desk = desk
         self._campaigns = campaigns
         self._status = status
         self.place_order = desk.place
         """`POST /v1/orders`: see `OrderDesk.place`."""
+        self.draw_prize = draws.place
+        """`POST /v1/draws`: see `DrawDesk.place`."""
+        self.posts = {b"/v1/orders": desk.place, b"/v1/draws": draws.place}
+        """The hot ones by their path."""
 
     def get_order(self, authorization: bytes | None, order_id: str, promise: Promise) -> Answer | None:
         """`GET /v1/orders/{id}`."""
@@ -45,7 +51,7 @@ class BuyerCalls:
 
 def campaign_answer(view: CampaignView, now_s: float) -> Answer:
     """Return the answer to `GET /v1/campaigns/{id}`."""
-    body = {
+    body: dict[str, Any] = {
         "campaign_id": view.id,
         "kind": view.kind,
         "state": view.state,
@@ -62,4 +68,19 @@ def campaign_answer(view: CampaignView, now_s: float) -> Answer:
             for sku, line in view.stock.items()
         ],
     }
+    if view.lottery is not None:
+        body["lottery"] = lottery_facts(view.lottery)
     return Answer(200, orjson.dumps(body), JSON, (("Cache-Control", "no-store"),))
+
+
+def lottery_facts(lottery: LotteryView) -> dict[str, Any]:
+    """Return what is told of a lottery: what it draws from, and by what its draws can be checked."""
+    return {
+        "commitment": lottery.commitment,
+        "seed": lottery.seed.hex() if lottery.is_revealed else None,
+        "draws_per_user": lottery.draws_per_user,
+        "no_prize_weight": lottery.no_prize_weight,
+        "prizes": [
+            {"sku_id": prize.sku_id, "weight": prize.weight, "points": prize.points} for prize in lottery.prizes
+        ],
+    }

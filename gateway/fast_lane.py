@@ -255,8 +255,9 @@ class Connection(asyncio.Protocol):
         if calls is None:
             return NOT_HOT
         if method == b"POST":
-            if url == b"/v1/orders":
-                return calls.place_order(head.authorization, head.idempotency_key, body, self._promise)
+            place = calls.posts.get(url)
+            if place is not None:
+                return place(head.authorization, head.idempotency_key, body, self._promise)
         elif method == b"GET":
             if url.startswith(ORDER_PATH):
                 name = url[len(ORDER_PATH) :]

@@ -17,6 +17,7 @@ from gateway.docs_page import docs_html
 from gateway.life_calls import LifeCalls
 from gateway.openapi import document_json
 from gateway.orders import Promise
+from gateway.points import PointsDesk
 from lifecycle.callback import SIGNATURE_HEADER
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,13 @@ HTML: Final = "text/html"
 class BuyerPlane:
     """The handlers of one worker."""
 
-    def __init__(self, settings: GatewaySettings, calls: BuyerCalls, life: LifeCalls, *, missing: Ready) -> None:
+    def __init__(
+        self, settings: GatewaySettings, calls: BuyerCalls, life: LifeCalls, points: PointsDesk, *, missing: Ready
+    ) -> None:
         self._settings = settings
         self._calls = calls
         self._life = life
+        self._points = points
         self._missing = missing
 
     def application(self) -> web.Application:
@@ -45,11 +49,13 @@ class BuyerPlane:
         app.add_routes(
             [
                 web.post("/v1/orders", self.place_order),
+                web.post("/v1/draws", self.draw_prize),
                 web.get("/v1/orders/{id}", self.get_order, allow_head=False),
                 web.get("/v1/orders/{id}/events", self.order_events, allow_head=False),
                 web.post("/v1/orders/{id}/payment", self.pay_order),
                 web.post("/v1/orders/{id}/cancel", self.cancel_order),
                 web.post("/v1/webhooks/payment", self.payment_callback),
+                web.get("/v1/points", self.get_points, allow_head=False),
                 web.get("/v1/campaigns/{id}", self.get_campaign, allow_head=False),
                 web.get("/livez", self.livez),
                 web.get("/readyz", self.readyz),
@@ -67,6 +73,14 @@ class BuyerPlane:
             return _response(body)
         authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
         return await _answered(lambda promise: self._calls.place_order(authorization, key, body, promise))
+
+    async def draw_prize(self, request: web.Request) -> web.Response:
+        """`POST /v1/draws`."""
+        body = await self._body(request)
+        if isinstance(body, Answer):
+            return _response(body)
+        authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
+        return await _answered(lambda promise: self._calls.draw_prize(authorization, key, body, promise))
 
     async def get_order(self, request: web.Request) -> web.Response:
         """`GET /v1/orders/{id}`."""
@@ -93,6 +107,10 @@ class BuyerPlane:
         if isinstance(body, Answer):
             return _response(body)
         return _response(await self._life.callback(request.headers.get(SIGNATURE_HEADER), body))
+
+    async def get_points(self, request: web.Request) -> web.Response:
+        """`GET /v1/points`."""
+        return _response(await self._points.get(_header(request, "Authorization")))
 
     async def get_campaign(self, request: web.Request) -> web.Response:
         """`GET /v1/campaigns/{id}`."""

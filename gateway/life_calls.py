@@ -6,9 +6,8 @@ its order and its Idempotency-Key give it.
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import orjson
@@ -20,6 +19,7 @@ from domain.order import split_order_id
 from domain.order_state import OrderStatus, PaymentStatus
 from domain.settings import Settings
 from gateway.answers import BUSY_NOW, JSON, UNKNOWN_NOW, Answer, problem
+from gateway.bound import Bound
 from gateway.identity import Identity
 from gateway.metrics import LifeMetrics
 from gateway.order_status import NO_SUCH_ORDER, FindAttempts, StatusDesk, payment_told
@@ -30,6 +30,7 @@ from lifecycle.callback import CallbackRefusedError, decode_callback, verify
 from lifecycle.order_rows import OrderFacts, find_order, give_up
 from lifecycle.payment_rows import Payment, Refusal
 from lifecycle.payments import PaymentDesk
+from lifecycle.rules import is_prize
 
 CANCELS_INFLIGHT_MAX: Final = 256
 CALLBACKS_INFLIGHT_MAX: Final = 256
@@ -47,6 +48,7 @@ _PAYMENT_FAILED: Final = problem(
     outcomes.STATE, "the payment provider refused this payment; begin another one with a new Idempotency-Key"
 )
 _NO_SUCH_PAYMENT: Final = problem(outcomes.NOT_FOUND, "there is no such payment")
+_PRIZE: Final = problem(outcomes.STATE, "this is a prize: there is nothing to pay, and it cannot be given back")
 _TAKEN_IN: Final = Answer(204, b"")
 
 _STANDS: Final = {
@@ -58,6 +60,15 @@ _STANDS: Final = {
 def not_possible(status: OrderStatus) -> Answer:
     """Return 409 STATE: what was asked for is not possible in this state."""
     return problem(outcomes.STATE, _STANDS.get(status, f"the order is {status.value}"))
+
+
+def _is_prize(order: OrderFacts) -> bool:
+    return is_prize(order.unit_price_cents, order.pay_by_ms)
+
+
+def _cannot(order: OrderFacts) -> Answer:
+    """Return 409 STATE about an order of one's own."""
+    return _PRIZE if _is_prize(order) else not_possible(order.status)
 
 
 def cancelled(order_id: str) -> Answer:
@@ -85,28 +96,6 @@ class Payments(NamedTuple):
     desk: PaymentDesk
     key: bytes
     """What the provider signs with."""
-
-
-class Bound:
-    """At most so many at a time."""
-
-    __slots__ = ("_max", "_now")
-
-    def __init__(self, most: int) -> None:
-        self._max = most
-        self._now = 0
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[bool]:
-        """Yield whether there is a place."""
-        if self._now >= self._max:
-            yield False
-            return
-        self._now += 1
-        try:
-            yield True
-        finally:
-            self._now -= 1
 
 
 class LifeCalls:
@@ -167,7 +156,7 @@ class LifeCalls:
 
     async def _cancel(self, order_id: str, user_id: str) -> Answer:
         def may(order: OrderFacts) -> bool:
-            return order.status is OrderStatus.CONFIRMED and order.user_id == user_id
+            return order.status is OrderStatus.CONFIRMED and order.user_id == user_id and not _is_prize(order)
 
         order = await find_order(self._pool, order_id)
         if order is not None and may(order):
@@ -181,7 +170,7 @@ class LifeCalls:
             return NO_SUCH_ORDER
         if order.status is OrderStatus.CANCELLED or await self._was_cancelled(order):
             return cancelled(order_id)
-        return not_possible(order.status)
+        return _cannot(order)
 
     async def _was_cancelled(self, order: OrderFacts) -> bool:
         """Tell whether an order was cancelled, and then money that came late was sent back."""
@@ -221,7 +210,7 @@ class LifeCalls:
             return NO_SUCH_ORDER
         # It had no row when it was looked for, and has one now.
         came = why is Refusal.NO_ORDER and order.status is OrderStatus.CONFIRMED
-        return _NOT_READY if came else not_possible(order.status)
+        return _NOT_READY if came and not _is_prize(order) else _cannot(order)
 
     # -- POST /v1/webhooks/payment ---------------------------------------------------------------------------------
 

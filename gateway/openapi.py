@@ -1,18 +1,28 @@
 """The buyer plane's OpenAPI 3.1 document, made from the types that decode the requests."""
 
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import orjson
 
 from domain import outcomes
-from domain.campaign import CampaignId, SkuId, SkuState
 from domain.order_state import OrderStatus as Status
 from domain.order_state import PaymentStatus
 from domain.outcomes import Problem
+from gateway.openapi_types import (
+    CampaignPage,
+    Health,
+    OrderAccepted,
+    OrderCancelled,
+    OrderStatus,
+    PaymentBegun,
+    Points,
+    PrizeDrawn,
+    ProblemDocument,
+)
 from gateway.order_status import payment_told
-from gateway.requests import PlaceOrder
+from gateway.requests import DrawPrize, PlaceOrder
 from lifecycle.callback import SIGNATURE_HEADER, Callback
 
 VERSION: Final = "1"
@@ -21,93 +31,16 @@ ALL_PROBLEMS: Final[tuple[Problem, ...]] = tuple(
 )
 
 
-class OrderAccepted(msgspec.Struct):
-    """The order holds stock and is durable."""
-
-    order_id: str
-    status: Literal["accepted"]
-
-
-class OrderPayment(msgspec.Struct):
-    """The payment that an order was paid by, else its last one."""
-
-    payment_id: str
-    status: str
-
-
-class OrderStatus(msgspec.Struct):
-    """Where an order stands. `version` grows with every state; `pay_by` is there while it has to be paid."""
-
-    order_id: str
-    status: str
-    campaign_id: CampaignId
-    sku_id: SkuId
-    quantity: int
-    version: int
-    pay_by: str | None
-    payment: OrderPayment | None
-
-
-class PaymentBegun(msgspec.Struct):
-    """A payment, and where to pay. Once it is declined another one is begun with a new Idempotency-Key."""
-
-    payment_id: str
-    status: str
-    pay_url: str
-
-
-class OrderCancelled(msgspec.Struct):
-    """The order is cancelled, by this call or an earlier one; its units are sold again."""
-
-    order_id: str
-    status: Literal["cancelled"]
-
-
-class SkuView(msgspec.Struct):
-    """A SKU as buyers see it."""
-
-    sku_id: SkuId
-    state: SkuState
-    price_cents: int
-    per_user: int
-
-
-class CampaignPage(msgspec.Struct):
-    """A campaign as buyers see it; times are RFC 3339, UTC."""
-
-    campaign_id: CampaignId
-    kind: Literal["sale", "lottery", "redemption"]
-    state: Literal["loaded", "open", "paused", "closed"]
-    opens_at: str
-    closes_at: str
-    server_time: str
-    skus: list[SkuView]
-
-
-class Health(msgspec.Struct):
-    """Whether the worker can serve, and what is missing."""
-
-    status: Literal["ok", "unavailable"]
-    missing: dict[str, str] = {}
-
-
-class ProblemDocument(msgspec.Struct):
-    """RFC 9457; `code` is stable, the other words are not."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str = ""
-
-
 _TYPES: Final = (
     PlaceOrder,
     OrderAccepted,
+    DrawPrize,
+    PrizeDrawn,
     OrderStatus,
     PaymentBegun,
     OrderCancelled,
     Callback,
+    Points,
     CampaignPage,
     Health,
     ProblemDocument,
@@ -196,7 +129,45 @@ def _paths() -> dict[str, Any]:
                 },
             }
         },
+        "/v1/draws": {
+            "post": {
+                "operationId": "drawPrize",
+                "summary": "Draw in a lottery; what was won is in the answer",
+                "security": token,
+                "parameters": [_key_parameter()],
+                "requestBody": {"required": True, "content": _json(DrawPrize)},
+                "responses": {
+                    "200": _answer("Drawn, and durable", PrizeDrawn, "Idempotent-Replayed"),
+                    **_problems(
+                        outcomes.INVALID,
+                        outcomes.KEY_MISSING,
+                        outcomes.UNAUTHENTICATED,
+                        outcomes.NOT_STARTED,
+                        outcomes.ENDED,
+                        outcomes.PAUSED,
+                        outcomes.NOT_FOUND,
+                        outcomes.SOLD_OUT,
+                        outcomes.LIMIT_REACHED,
+                        outcomes.TOO_LARGE,
+                        outcomes.RATE_LIMITED,
+                        outcomes.BUSY,
+                        outcomes.UNKNOWN,
+                    ),
+                },
+            }
+        },
         **_life_paths(token),
+        "/v1/points": {
+            "get": {
+                "operationId": "getPoints",
+                "summary": "One's own points, and what they are made of",
+                "security": token,
+                "responses": {
+                    "200": _answer("The account; a user without one has no points", Points),
+                    **_problems(outcomes.UNAUTHENTICATED, outcomes.BUSY, outcomes.UNKNOWN),
+                },
+            }
+        },
         "/v1/campaigns/{id}": {
             "get": {
                 "operationId": "getCampaign",

@@ -32,6 +32,14 @@ _IS_ACCEPTED: Final = Outcome.ACCEPTED
 _ACCEPTED: Final = Decision()
 _REPLAYED: Final = Decision(replayed=True)
 KEY_MISSING: Final = problem(outcomes.KEY_MISSING, "send an Idempotency-Key: any string that is new for each purchase")
+_WRONG_KIND: Final = {
+    kind: problem(outcomes.INVALID, f"this campaign is a {kind}: send {call}")
+    for kind, call in (
+        ("sale", "POST /v1/orders"),
+        ("lottery", "POST /v1/draws"),
+        ("redemption", "POST /v1/redemptions"),
+    )
+}
 _NO_CAMPAIGN: Final = problem(outcomes.NOT_FOUND, "there is no such campaign")
 
 
@@ -43,6 +51,11 @@ def unauthenticated(error: TokenRefusedError) -> Answer:
 def no_campaign(campaigns: Campaigns, campaign_id: str, now_s: float) -> Answer:
     """Return the answer about a campaign that this worker has no view of: 404 only if there certainly is none."""
     return _NO_CAMPAIGN if campaigns.is_unknown(campaign_id, now_s) else UNKNOWN_NOW
+
+
+def wrong_kind(kind: str) -> Answer:
+    """Return the answer to a call that is not the one for this kind of campaign; it names the right one."""
+    return _WRONG_KIND[kind]
 
 
 def decision_of(outcome: Outcome, detail: int) -> Decision:
@@ -90,7 +103,7 @@ class OrderDesk:
         self._bodies = OrderBodies()
         self._queues: dict[str, GroupCommit[Waiting]] = {}
         self.waiting = 0
-        """Orders taken in and not decided yet."""
+        """Orders, and draws of the same worker, taken in and not decided yet."""
 
     def identify(self, authorization: bytes | None) -> Identity | Answer:
         """Return who asks, or the answer 401."""
@@ -117,6 +130,8 @@ class OrderDesk:
         now_s = time.monotonic()
         if view is None:
             return no_campaign(campaigns, campaign_id, now_s)
+        if view.kind != "sale":
+            return wrong_kind(view.kind)
         refused = refusal(view, campaigns.guards[campaign_id], wanted.sku_id, now_s)
         # Asked only before a refusal: the retry of an accepted order gets to Redis, which answers with its acceptance.
         if refused is not None and not campaigns.may_hold(campaign_id, buyer.user_hash):
@@ -139,10 +154,11 @@ class OrderDesk:
         return _REFUSALS[refused]
 
     def _answer(self, decision: Decision, whole_id: str, campaign_id: str) -> Answer:
-        limits = self._limits(campaign_id) if decision.problem is outcomes.RATE_LIMITED else None
+        limits = self.limits(campaign_id) if decision.problem is outcomes.RATE_LIMITED else None
         return of_decision(decision, whole_id, limits)
 
-    def _limits(self, campaign_id: str) -> dict[str, tuple[int, int]]:
+    def limits(self, campaign_id: str) -> dict[str, tuple[int, int]]:
+        """Return a campaign's rates as `of_decision` takes them."""
         view = self._campaigns.views.get(campaign_id)
         if view is None:
             return {}

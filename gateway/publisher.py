@@ -11,7 +11,7 @@ from adapters.kafka import make_producer, start_bounded, stop_bounded
 from adapters.kafka_producer import discard_producer
 from domain.errors import BackendError
 from domain.settings import KafkaSettings
-from gateway.relay import Outgoing
+from gateway.outgoing import Outgoing
 
 REQUESTS_PER_PUBLICATION: Final = 2
 """Request time-outs after which a publication is given up."""

@@ -50,14 +50,24 @@ class Sources(Protocol):
         """Have second deductions be given back once more."""
 
 
+class Lotteries(Protocol):
+    """Who restores lotteries; see `gateway.draw_recovery`."""
+
+    async def restore(self, campaign_id: str, since_ms: int, run_id: str) -> int | None:
+        """Restore from the log; None if the campaign is no lottery."""
+
+
 class Recovery:
     """Compares, restores, opens."""
 
-    def __init__(self, channel: ScriptChannel, client: "redis.Redis", sources: Sources) -> None:
-        """Take the script channel, a client for reads, and the sources that may know more than Redis."""
+    def __init__(
+        self, channel: ScriptChannel, client: "redis.Redis", sources: Sources, lotteries: Lotteries | None = None
+    ) -> None:
+        """Take the script channel, a client for reads, the sources that may know more than Redis, and for lotteries."""
         self._channel = channel
         self._client = client
         self._sources = sources
+        self._lotteries = lotteries
 
     async def closed(self, campaign_ids: Iterable[str]) -> list[str]:
         """Return the campaigns whose gate is closed, those that sold last first.
@@ -84,8 +94,16 @@ class Recovery:
         since_ms = parse_outbox_id(last_outbox_id)[0]
         # Before the rows: what is finished in between is in the rows then.
         reacquiring = await self._sources.reacquiring(campaign_id)
-        loss = await self.find_loss(campaign_id, last_outbox_id)
-        restored = 0
+        drawn = await self._lotteries.restore(campaign_id, since_ms, run_id) if self._lotteries is not None else None
+        if drawn is not None:
+            _, last_outbox_id = await read_fence(self._client, campaign_id)
+        loss = await self.find_loss(campaign_id, last_outbox_id, since_ms)
+        if drawn is not None and any(order.origin for order in loss.orders):
+            raise OperationRefusedError(
+                f"campaign {campaign_id!r}: MySQL has prizes that are not in the lottery's log in Kafka; "
+                f"the campaign stays closed"
+            )
+        restored = drawn or 0
         for start in range(0, len(loss.orders), RESTORED_AT_ONCE):
             piece = loss.orders[start : start + RESTORED_AT_ONCE]
             # Only the last piece moves the newest outbox id, so that a recovery that breaks off finds the rest again.
@@ -98,15 +116,15 @@ class Recovery:
         log.warning("campaign %s: Redis was restarted; %d lost orders restored, gate open", campaign_id, restored)
         return restored
 
-    async def find_loss(self, campaign_id: str, last_outbox_id: str) -> Loss:
-        """Return what MySQL and Kafka hold beyond the outbox's last id.
+    async def find_loss(self, campaign_id: str, last_outbox_id: str, since_ms: int) -> Loss:
+        """Return what MySQL and Kafka hold beyond the outbox's last id, and what has moved since then.
 
         Raises:
             BackendError: one of them did not answer.
         """
         last = parse_outbox_id(last_outbox_id)
-        rows = await self._sources.rows_since(campaign_id, last[0])
-        events = [event async for event in self._sources.events_since(campaign_id, last[0])]
+        rows = await self._sources.rows_since(campaign_id, since_ms)
+        events = [event async for event in self._sources.events_since(campaign_id, since_ms)]
         return find_loss(rows, events, last)
 
     async def _take_anew(self, campaign_id: str, one: Reacquisition, run_id: str) -> None:

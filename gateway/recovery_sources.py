@@ -1,12 +1,14 @@
 """What Kafka and MySQL know of a campaign, as recovery asks for it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Final, NamedTuple
 
 from adapters.kafka_reader import TopicReader
 from adapters.mysql import Pool, query, transaction
+from domain.draw_events import DrawLog, decode_draw_log
 from domain.errors import PoisonRecordError
 from domain.events import OrderAccepted, decode_order_accepted
+from domain.order import digest_of
 from domain.order_state import HOLDING, PaymentStatus
 from gateway.recovery_rules import StoredOrder
 
@@ -44,10 +46,12 @@ class RecoverySources:
     Args:
         open_topic: returns a reader of the topic of accepted orders.
         pool: the database fg_orders.
+        open_log: returns a reader of the topic of lotteries' logs.
     """
 
-    def __init__(self, open_topic: Callable[[], TopicReader], pool: Pool) -> None:
+    def __init__(self, open_topic: Callable[[], TopicReader], pool: Pool, open_log: Callable[[], TopicReader]) -> None:
         self._open_topic = open_topic
+        self._open_log = open_log
         self._pool = pool
 
     async def events_since(self, campaign_id: str, since_ms: int) -> AsyncIterator[OrderAccepted]:
@@ -72,6 +76,30 @@ class RecoverySources:
         """
         args = (campaign_id, since_ms, sorted(HOLDING), since_ms - CLOCKS_DIFFER_MAX_MS)
         return [_stored(campaign_id, *row) for row in await query(self._pool, _ROWS, args)]
+
+    async def logs_since(self, campaign_id: str, since_ms: int) -> AsyncIterator[DrawLog]:
+        """Yield entries of a lottery's log that Kafka has got since then (Unix ms), repeated ones included.
+
+        Raises:
+            BackendError: Kafka is not there.
+        """
+        async for record in self._open_log().read(max(0, since_ms)):
+            try:
+                log = decode_draw_log(record.value)
+            except PoisonRecordError:
+                continue  # then the chain will not hold, and that is told
+            if log.campaign_id == campaign_id:
+                yield log
+
+    async def owners(self, campaign_id: str, digests: Collection[str]) -> dict[str, str]:
+        """Return draw (32 hex) → user, of those that have a row.
+
+        Raises:
+            BackendError: MySQL is not there.
+        """
+        order_ids = sorted(f"{campaign_id}~{digest}" for digest in digests)
+        rows = await query(self._pool, "SELECT order_id, user_id FROM orders WHERE order_id IN %s", (order_ids,))
+        return {digest_of(order_id): user_id for order_id, user_id in rows}
 
     async def reacquiring(self, campaign_id: str) -> list[Reacquisition]:
         """Return what is being taken anew. To be asked before `rows_since`: then nothing can slip between the two.

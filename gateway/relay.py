@@ -20,9 +20,11 @@ from adapters.tasks import pause
 from domain.errors import BackendError, OperationRefusedError, PoisonRecordError
 from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, encode_order_accepted
 from domain.failpoints import reach
-from domain.outbox import START, decode_entry, is_gap, parse_outbox_id, previous_id
+from domain.outbox import START, decode_entry, decode_log, is_gap, parse_outbox_id, previous_id
 from domain.settings import RelaySettings
+from gateway.draw_records import log_record, won_records
 from gateway.outbox_source import Claim, Entry, OutboxSource
+from gateway.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +34,6 @@ EVENT_BYTES_MAX: Final = 64 * 1024
 """Far more than an order takes. An event that Kafka refuses would hold up all others."""
 DEAD_VALUE_BYTES_MAX: Final = 512 * 1024
 """Of an entry that cannot be read; the rest is left out, for the same reason."""
-
-
-class Outgoing(NamedTuple):
-    """A record for Kafka."""
-
-    topic: str
-    key: bytes
-    value: bytes
-    timestamp_ms: int
-    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Publisher(Protocol):
@@ -152,7 +144,10 @@ class Relay:
             self._forget()
             return 0
         self._find_gaps(entries)
-        records, orders = self._to_records(entries)
+        logs, records, orders = self._to_records(entries)
+        if logs:
+            await self._publisher.publish(logs)
+            reach("relay.after_log")
         if records:
             await self._publisher.publish(records)
         reach("relay.after_produce")
@@ -258,12 +253,19 @@ class Relay:
             )
             self._metrics.gap()
 
-    def _to_records(self, entries: Sequence[Entry]) -> tuple[list[Outgoing], dict[str, int]]:
-        """Return the records of entries, and how many orders each campaign has among them."""
+    def _to_records(self, entries: Sequence[Entry]) -> "Records":
+        """Return the records of entries."""
+        logs: list[Outgoing] = []
         records: list[Outgoing] = []
         orders: dict[str, int] = {}
         for entry in entries:
             try:
+                draws = decode_log(entry.campaign_id, entry.outbox_id, entry.fields)
+                if draws is not None:
+                    logs.append(log_record(draws))
+                    records += won_records(draws)
+                    orders[entry.campaign_id] = orders.get(entry.campaign_id, 0) + len(draws.won())
+                    continue
                 events = decode_entry(entry.campaign_id, entry.outbox_id, entry.fields)
                 values = _encode(entry, events)
             except PoisonRecordError as error:
@@ -277,7 +279,17 @@ class Relay:
                 Outgoing(TOPIC_ORDERS_ACCEPTED, event.order_id.encode(), value, timestamp_ms)
                 for event, value in zip(events, values, strict=True)
             ]
-        return records, orders
+        return Records(logs, records, orders)
+
+
+class Records(NamedTuple):
+    """What entries come to."""
+
+    logs: list[Outgoing]
+    """Of lotteries: they are acknowledged before the others are sent."""
+    others: list[Outgoing]
+    orders: dict[str, int]
+    """Campaign → how many orders it has among them."""
 
 
 def _encode(entry: Entry, events: Sequence[OrderAccepted]) -> list[bytes]:

@@ -25,9 +25,16 @@ class PlaceOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
 
 
+class DrawPrize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/draws`."""
+
+    campaign_id: CampaignId
+
+
 _any_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _place_order: Final = msgspec.json.Decoder(PlaceOrder)
 _PLACE_ORDER_NAMES: Final = len(PlaceOrder.__struct_fields__)
+_draw: Final = msgspec.json.Decoder(DrawPrize)
 
 
 def decode_place_order(body: bytes) -> PlaceOrder:
@@ -37,6 +44,39 @@ def decode_place_order(body: bytes) -> PlaceOrder:
         InvalidRequestError: not JSON, or a name or value that is not allowed.
     """
     return _decode(_place_order, body, _PLACE_ORDER_NAMES)
+
+
+def decode_draw(body: bytes) -> DrawPrize:
+    """Decode the body of a draw.
+
+    Raises:
+        InvalidRequestError: not JSON, or a name or value that is not allowed.
+    """
+    return _decode(_draw, body, 1)
+
+
+class DrawBodies:
+    """Decodes bodies of draws, and remembers the good ones, as `OrderBodies`."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, str] = {}
+
+    def decode(self, body: bytes) -> str:
+        """Return the campaign's id.
+
+        Raises:
+            InvalidRequestError: as `decode_draw`.
+        """
+        known = self._known.get(body)
+        if known is None:
+            known = decode_draw(body).campaign_id
+            if len(body) <= BODY_REMEMBERED_BYTES_MAX:
+                if len(self._known) >= BODIES_REMEMBERED_MAX:
+                    self._known.clear()
+                self._known[body] = known
+        return known
 
 
 class OrderBodies:

@@ -3,10 +3,13 @@
 Everything here is a shortcut: whatever is not refused here is decided by `admit_orders.lua`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from domain.campaign import CampaignState, SkuState
+from domain.errors import PoisonRecordError
+from domain.lottery import Prize, parse_prizes
+from domain.outbox import parse_outbox_id
 from domain.outcomes import Outcome
 
 if TYPE_CHECKING:  # the types only: what decides imports no I/O library, not through others either
@@ -31,6 +34,22 @@ class SoldOut:
 
 
 @dataclass(frozen=True, slots=True)
+class LotteryView:
+    """What a lottery has besides."""
+
+    seed: bytes = field(repr=False)
+    """The secret, until the lottery is closed."""
+    commitment: str
+    is_revealed: bool
+    """The lottery is closed, and that is in Kafka: the seed may be told."""
+    draws_per_user: int
+    no_prize_weight: int
+    prizes: tuple[Prize, ...]
+    is_exhausted: bool
+    """There is nothing left to draw from."""
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignView:
     """One campaign, as of one atomic read."""
 
@@ -51,6 +70,8 @@ class CampaignView:
     redis_ms_at_read: int
     on_sale_until_s: float
     """Until then, by our monotonic clock, the campaign is certainly open, in its window, and this view fresh."""
+    lottery: "LotteryView | None" = None
+    """Of a lottery."""
 
     def redis_ms(self, now_s: float) -> int:
         """Estimate Redis's clock, Unix ms."""
@@ -83,6 +104,25 @@ def make_view(campaign_id: str, snapshot: "Snapshot", now_s: float) -> CampaignV
         read_at_s=now_s,
         redis_ms_at_read=redis_ms,
         on_sale_until_s=now_s + _certainly_on_sale_s(fields, redis_ms),
+        lottery=_lottery(snapshot) if "prizes" in fields else None,
+    )
+
+
+def _lottery(snapshot: "Snapshot") -> LotteryView:
+    fields, no_prize_weight = snapshot.fields, int(snapshot.fields["no_prize_weight"])
+    ended = fields["state"] == CampaignState.CLOSED and "log_end_id" in fields
+    try:
+        seed = bytes.fromhex(fields["seed"])
+    except (KeyError, ValueError):
+        raise PoisonRecordError("a lottery without its seed: load its file again") from None
+    return LotteryView(
+        seed=seed,
+        commitment=fields["commitment"],
+        is_revealed=ended and parse_outbox_id(snapshot.checkpoint) >= parse_outbox_id(fields["log_end_id"]),
+        draws_per_user=int(fields["draws_per_user"]),
+        no_prize_weight=no_prize_weight,
+        prizes=parse_prizes(fields["prizes"]),
+        is_exhausted=no_prize_weight == 0 and not any(line.remaining for line in snapshot.stock.values()),
     )
 
 
@@ -102,6 +142,22 @@ def refuse_from_memory(view: CampaignView, sku_id: str, now_s: float) -> Outcome
         return _refuse_sku(view, sku_id)
     if not view.is_fresh(now_s):
         return None
+    return _refuse_by_time(view, now_s) or _refuse_sku(view, sku_id)
+
+
+def refuse_draw_from_memory(view: CampaignView, now_s: float) -> Outcome | None:
+    """Return the refusal of a draw that is certain from memory, or None: ask Redis. As `refuse_from_memory`."""
+    if now_s >= view.on_sale_until_s:
+        if not view.is_fresh(now_s):
+            return None
+        refused = _refuse_by_time(view, now_s)
+        if refused is not None:
+            return refused
+    return Outcome.SOLD_OUT if view.lottery is not None and view.lottery.is_exhausted else None
+
+
+def _refuse_by_time(view: CampaignView, now_s: float) -> Outcome | None:
+    """Return the refusal by a fresh view's state and window."""
     redis_ms = view.redis_ms(now_s)
     # By the clock alone only if the holders were read after the end: an order of the last moment may be retried now.
     if view.state == CampaignState.CLOSED or view.redis_ms_at_read >= view.closes_ms:
@@ -110,7 +166,7 @@ def refuse_from_memory(view: CampaignView, sku_id: str, now_s: float) -> Outcome
         return Outcome.NOT_STARTED
     if view.state == CampaignState.PAUSED and view.opens_ms <= redis_ms < view.closes_ms - WINDOW_MARGIN_MS:
         return Outcome.PAUSED
-    return _refuse_sku(view, sku_id)
+    return None
 
 
 def _refuse_sku(view: CampaignView, sku_id: str) -> Outcome | None:

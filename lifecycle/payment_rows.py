@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from adapters.mysql import Pool, query, transaction
 from domain.order_state import ACTIVE, OrderStatus, PaymentStatus
 from lifecycle.order_rows import OrderFacts, lock_counter, lock_order, move, take_again
-from lifecycle.rules import after_charge, after_decline, after_refund, is_due, payment_id
+from lifecycle.rules import after_charge, after_decline, after_refund, is_due, is_prize, payment_id
 
 ERROR_TEXT_MAX: Final = 255
 
@@ -98,7 +98,8 @@ async def begin(
         for known in payments:
             if known.payment_id == new_id:
                 return known, False
-        if order.status is not OrderStatus.CONFIRMED or is_due(order.pay_by_ms, now_ms):
+        prize = is_prize(order.unit_price_cents, order.pay_by_ms)
+        if order.status is not OrderStatus.CONFIRMED or prize or is_due(order.pay_by_ms, now_ms):
             return Refusal.STATE
         for known in payments:
             if known.status in ACTIVE:

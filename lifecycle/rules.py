@@ -63,6 +63,11 @@ def pause_s(attempts: int, first_s: float, max_s: float) -> float:
     return float(min(max_s, first_s * 2 ** min(attempts, 32)))
 
 
+def is_prize(unit_price_cents: int, pay_by_ms: int | None) -> bool:
+    """Tell whether an order delivers a prize: there is nothing to pay, and nothing that could be given back."""
+    return unit_price_cents == 0 and pay_by_ms is None
+
+
 def is_due(pay_by_ms: int | None, now_ms: int) -> bool:
     """Tell whether the time to pay is over; an order of an earlier version of the schema has none."""
     return pay_by_ms is not None and pay_by_ms <= now_ms

@@ -1,4 +1,4 @@
-"""What alembic runs for either schema; the connection is passed in by `migrations.runner`."""
+"""What alembic runs for every schema; the connection is passed in by `migrations.runner`."""
 
 from alembic import context
 from sqlalchemy import Connection

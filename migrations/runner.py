@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 from domain.errors import BackendError, OperationRefusedError
 from domain.settings import Dsn
 
-Schema = Literal["orders", "catalog"]
+Schema = Literal["orders", "catalog", "points"]
 LOCK_WAIT_S: Final = 60
 _UNKNOWN_DATABASE: Final = 1049
 _ACCESS_DENIED: Final = frozenset({1044, 1045, 1142, 1227})

@@ -7,13 +7,15 @@ time. `tests/mechanisms.toml` says which test guards which.
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests import (
     switches_consumers,
     switches_deadletter,
     switches_http,
     switches_life,
+    switches_lottery,
+    switches_points,
     switches_provider,
     switches_reconcile,
     switches_relay,
@@ -21,6 +23,9 @@ from tests import (
     switches_streams,
 )
 from tests.support.hooks import replace
+
+if TYPE_CHECKING:
+    from consumers.writer import Decoded
 
 VARIABLE: Final = "FG_SWITCH_OFF"
 
@@ -37,13 +42,13 @@ def ledger_decides_new_rows() -> None:
 
 def bisect() -> None:
     """A batch in which MySQL refuses something is given up as a whole."""
-    from consumers.batch import Dead, Item, Outcome, Reason
-    from consumers.orders import OrderWriter
+    from consumers.batch import Dead, Outcome, Reason
+    from consumers.writer import Writer
 
-    async def give_up(_self: OrderWriter, items: Sequence[Item], error: Exception) -> Outcome:
+    async def give_up(_self: "Writer[Any, Any]", items: "Sequence[Decoded]", error: Exception) -> Outcome:
         return Outcome(dead=[Dead(item.record, Reason.REFUSED, str(error)) for item in items])
 
-    replace(OrderWriter, "_bisect", give_up)
+    replace(Writer, "_bisect", give_up)
 
 
 def counters_locked_first() -> None:
@@ -89,6 +94,7 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
     "offsets_wait_for_dead_letters": offsets_wait_for_dead_letters,
     **switches_consumers.SWITCHES,
     **switches_life.SWITCHES,
+    **switches_lottery.SWITCHES,
     **switches_stock.SWITCHES,
     **switches_relay.SWITCHES,
     **switches_http.SWITCHES,
@@ -96,6 +102,7 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
     **switches_provider.SWITCHES,
     **switches_reconcile.SWITCHES,
     **switches_streams.SWITCHES,
+    **switches_points.SWITCHES,
 }
 
 

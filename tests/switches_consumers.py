@@ -28,9 +28,9 @@ def partitions_paused() -> None:
 
 def silent_transactions_dropped() -> None:
     """A transaction may be silent for as long as MySQL lets any connection rest."""
-    from consumers import orders_sql
+    from adapters import mysql
 
-    replace(orders_sql, "_LIMIT_IDLE", "SELECT %s")
+    replace(mysql, "LIMIT_IDLE", "SELECT %s")
 
 
 SWITCHES: Final[dict[str, Callable[[], None]]] = {

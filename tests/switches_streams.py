@@ -44,7 +44,7 @@ def rows_decide_cancels() -> None:
 
 def payments_bounded() -> None:
     """Any number of payments may be under way in a worker."""
-    from gateway.life_calls import Bound
+    from gateway.bound import Bound
 
     @contextmanager
     def always(_self: Bound) -> Iterator[bool]:

@@ -2,7 +2,7 @@
 -- release of the hold before: if that has not come to Redis yet, it is done here, and comes to nothing later. SOLD_OUT
 -- is final: the number is used up, so that whoever asks again, or late, is not given what was refused before.
 --
--- KEYS  1 campaign  2 stock  3 buyer record
+-- KEYS  1 campaign  2 stock  3 buyer record  4 outbox, for the log of a lottery
 -- ARGV  1 run id of the caller's connection  2 order (32 hex)  3 the new hold number
 --       4 run id of the server that recovery compares with, whose gate is closed; empty: the one that it has stored
 -- Returns a code
@@ -21,6 +21,7 @@ local UNKNOWN_SKU, CORRUPT_RECORD, FENCED, UNKNOWN_CAMPAIGN = -9, -11, -20, -21
 
 --@include stock_line
 --@include buyer_record
+--@include draw_log
 
 local run_id = redis.call('HGET', KEYS[1], 'run_id')
 if not run_id then return UNKNOWN_CAMPAIGN end
@@ -43,6 +44,7 @@ elseif s.remaining < quantity then
   redis.call('SET', KEYS[3], cmsgpack.pack(record))
   return SOLD_OUT
 else
+  log_move(KEYS[1], KEYS[4], 'take ' .. quantity .. ' ' .. attempt[SKU] .. ' ' .. ARGV[2])
   s.remaining = s.remaining - quantity
 end
 s.taken = s.taken + quantity

@@ -19,11 +19,13 @@ local RESTORED, STOCK_SHORT, UNKNOWN_SKU, CORRUPT_RECORD, FENCED = 1, -1, -9, -1
 
 --@include stock_line
 --@include buyer_record
+--@include outbox_chain
+--@include draw_log
 
 if ARGV[4] ~= ARGV[5] then return {FENCED, 0, ''} end
 local orders = cmsgpack.unpack(ARGV[1])
 local packed = redis.call('MGET', unpack(KEYS, 6))
-local records, changed, stock, new_holders, marks, count = {}, {}, {}, {}, {}, 0
+local records, changed, stock, new_holders, marks, moves, count = {}, {}, {}, {}, {}, {}, 0
 redis.call('STRLEN', KEYS[4])
 redis.call('HLEN', KEYS[5])
 for i, order in ipairs(orders) do
@@ -45,6 +47,10 @@ for i, order in ipairs(orders) do
     s.taken, s.returned, s.remaining = s.taken + taken, s.returned + returned, s.remaining - taken + returned
     if s.remaining < 0 then return {STOCK_SHORT, 0, sku} end
     if returned > taken then s.epoch = s.epoch + 1 end
+    local units = returned - taken
+    if units ~= 0 then
+      moves[#moves + 1] = (units > 0 and 'release ' or 'take ') .. math.abs(units) .. ' ' .. sku .. ' ' .. order[1]
+    end
     if attempt then
       attempt[HOLD_NO], attempt[HELD] = hold_no, held
     else
@@ -55,24 +61,10 @@ for i, order in ipairs(orders) do
   end
 end
 
-local function is_after(id, other)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
-  return tonumber(ms) > tonumber(other_ms) or (ms == other_ms and tonumber(seq) > tonumber(other_seq))
-end
+local chain = read_outbox_chain(KEYS[1], KEYS[3])
 
-local newest, top = redis.call('HGET', KEYS[1], 'last_outbox_id') or '0-0', '0-0'
-local info = redis.call('EXISTS', KEYS[3]) == 1 and redis.call('XINFO', 'STREAM', KEYS[3]) or {}
-for i = 1, #info, 2 do
-  if info[i] == 'last-generated-id' then top = info[i + 1] end
-end
-
--- The stream must not hand out ids again that Kafka already knows. An entry without orders (\144: an empty array) takes
--- the last of them, and keeps the chain of entries whole.
-if is_after(ARGV[2], newest) then
-  if is_after(ARGV[2], top) then redis.call('XADD', KEYS[3], ARGV[2], 't', 0, 'p', newest, 'orders', '\144') end
-  redis.call('HSET', KEYS[1], 'last_outbox_id', ARGV[2])
-end
+move_outbox_on(chain, ARGV[2])
+for _, move in ipairs(moves) do log_move(KEYS[1], KEYS[3], move) end
 for sku, s in pairs(stock) do redis.call('HSET', KEYS[2], sku, write_stock_line(s)) end
 for key in pairs(changed) do redis.call('SET', key, cmsgpack.pack(records[key])) end
 for mark, quantity in pairs(marks) do redis.call('HSET', KEYS[5], mark, quantity) end

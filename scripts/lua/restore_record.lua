@@ -2,7 +2,7 @@
 -- stock, too, where Redis does not count them any more. Nothing is done unless the SKU's numbers are still those on
 -- which the decision stands.
 --
--- KEYS  1 campaign  2 stock  3 holders  4 buyer record
+-- KEYS  1 campaign  2 stock  3 holders  4 buyer record  5 outbox, for the log of a lottery
 -- ARGV  1 run id of the caller's connection
 --       2 MessagePack array {order (32 hex), fingerprint, sku, quantity, hold number, held: 1, or 2 once it is paid}
 --       3 "1": take its units from stock  4 units taken, as decided upon  5 units returned, as decided upon
@@ -22,6 +22,7 @@ local UNKNOWN_SKU, CORRUPT_RECORD, FENCED, UNKNOWN_CAMPAIGN = -9, -11, -20, -21
 
 --@include stock_line
 --@include buyer_record
+--@include draw_log
 
 local run_id = redis.call('HGET', KEYS[1], 'run_id')
 if not run_id then return UNKNOWN_CAMPAIGN end
@@ -38,6 +39,7 @@ if s.remaining < quantity then return STOCK_SHORT end
 redis.call('STRLEN', KEYS[3])
 
 if quantity > 0 then
+  log_move(KEYS[1], KEYS[5], 'take ' .. quantity .. ' ' .. attempt[SKU] .. ' ' .. attempt[ORDER])
   s.remaining, s.taken = s.remaining - quantity, s.taken + quantity
   redis.call('HSET', KEYS[2], attempt[SKU], write_stock_line(s))
 end

@@ -2,7 +2,7 @@
 -- second deduction, or it is the second one's own, made anew after the first had gone: then it may say that the order
 -- holds units although the ledger has the release of its hold.
 --
--- KEYS  1 campaign  2 stock  3 buyer record  4 duplicates given back
+-- KEYS  1 campaign  2 stock  3 buyer record  4 duplicates given back  5 outbox, for the log of a lottery
 -- ARGV  1 run id of the caller's connection  2 order (32 hex)  3 origin of the second deduction  4 sku  5 quantity
 --       6 the hold whose release the ledger has, 0 for none  7 campaign id  8 channel of changes
 -- Returns a code; the stock's epoch rises with RETURNED, so that sold-out flags reopen.
@@ -18,6 +18,7 @@ local FENCED, UNKNOWN_CAMPAIGN = -20, -21
 
 --@include stock_line
 --@include buyer_record
+--@include draw_log
 
 local run_id = redis.call('HGET', KEYS[1], 'run_id')
 if not run_id then return UNKNOWN_CAMPAIGN end
@@ -31,6 +32,7 @@ if not s then return UNKNOWN_SKU end
 local quantity, attempt = tonumber(ARGV[5]), find_attempt(record, ARGV[2])
 
 s.remaining, s.returned, s.epoch = s.remaining + quantity, s.returned + quantity, s.epoch + 1
+log_move(KEYS[1], KEYS[5], 'return ' .. quantity .. ' ' .. ARGV[4] .. ' ' .. mark)
 redis.call('HSET', KEYS[4], mark, quantity)
 redis.call('HSET', KEYS[2], ARGV[4], write_stock_line(s))
 if attempt and is_held(attempt) and attempt[HOLD_NO] <= tonumber(ARGV[6]) then

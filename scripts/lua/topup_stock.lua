@@ -1,6 +1,6 @@
 -- Adds units to a SKU, once per key, and raises its epoch, so that sold-out flags reopen.
 --
--- KEYS  1 campaign  2 stock  3 top-ups already made
+-- KEYS  1 campaign  2 stock  3 top-ups already made  4 outbox, for the log of a lottery
 -- ARGV  1 run id of the caller's connection  2 campaign id  3 sku  4 units  5 key of this top-up  6 channel of changes
 --       7 units a SKU may have at most
 -- Returns {code, units allocated afterwards}
@@ -17,6 +17,7 @@ local ADDED, ALREADY_ADDED, TOO_MANY, KEY_REUSED, UNKNOWN_SKU, INVALID_QUANTITY 
 local FENCED, UNKNOWN_CAMPAIGN = -20, -21
 
 --@include stock_line
+--@include draw_log
 
 local run_id = redis.call('HGET', KEYS[1], 'run_id')
 if not run_id then return {UNKNOWN_CAMPAIGN, 0} end
@@ -31,6 +32,7 @@ if before then return {before == what and ALREADY_ADDED or KEY_REUSED, s.allocat
 if s.allocated + units > tonumber(ARGV[7]) then return {TOO_MANY, s.allocated} end
 
 s.remaining, s.allocated, s.epoch = s.remaining + units, s.allocated + units, s.epoch + 1
+log_move(KEYS[1], KEYS[4], 'topup ' .. ARGV[4] .. ' ' .. ARGV[3] .. ' ' .. ARGV[5])
 redis.call('HSET', KEYS[3], ARGV[5], what)
 redis.call('HSET', KEYS[2], ARGV[3], write_stock_line(s))
 redis.call('PUBLISH', ARGV[6], ARGV[2])

@@ -8,15 +8,19 @@ import jsonschema_rs
 import pytest
 from schemathesis.specs.openapi import definitions
 
+from adapters.points import LedgerRow, Statement
 from adapters.stock import Attempt, Snapshot, StockLine
 from domain import outcomes
 from domain.errors import BackendError, PoisonRecordError
+from domain.lottery import Prize
 from domain.order_state import OrderStatus, PaymentStatus
-from domain.outcomes import Outcome
+from domain.outcomes import DrawOutcome, Outcome
+from domain.points import LedgerKind
 from domain.settings import GatewaySettings
-from gateway.answers import Answer, of_decision, problem
+from gateway.answers import BUSY_NOW, Answer, of_decision, problem
 from gateway.calls import BuyerCalls, campaign_answer
 from gateway.docs_page import docs_html
+from gateway.draws import drawn
 from gateway.event_connection import EVENT_STREAM
 from gateway.http import BuyerPlane
 from gateway.life_calls import LifeCalls, cancelled, not_possible, payment_answer
@@ -24,6 +28,7 @@ from gateway.openapi import document, document_json
 from gateway.order_status import OrderPayment, OrderRow, Question, find_out, status_answer
 from gateway.order_stream import event_of
 from gateway.orders import decision_of
+from gateway.points import NOT_TOLD, PointsDesk, points_answer
 from gateway.view import make_view
 from lifecycle.payment_rows import Payment, Refusal
 
@@ -63,7 +68,8 @@ def test_document_is_openapi_3_1() -> None:
 
 def test_routes_and_paths_are_the_same() -> None:
     """Every route that the worker serves is a path of the document, and nothing else is."""
-    plane = BuyerPlane(GatewaySettings(), cast("BuyerCalls", None), cast("LifeCalls", None), missing=nothing)
+    calls, life, points = cast("BuyerCalls", None), cast("LifeCalls", None), cast("PointsDesk", None)
+    plane = BuyerPlane(GatewaySettings(), calls, life, points, missing=nothing)
     served = {
         (route.resource.canonical, route.method.lower())
         for route in plane.application().router.routes()
@@ -103,6 +109,32 @@ def test_campaign_page_is_documented(state: str) -> None:
     stock = {"box": StockLine(5, 5, 0, 10, 1, 2, 5_900), "bag": StockLine(0, 10, 0, 10, 1, 2, 0)}
     view = make_view("c-1", Snapshot(fields, stock, 1_500_000, b"", "0-0"), 0.0)
     assert_documented(campaign_answer(view, 0.5), "/v1/campaigns/{id}", "get")
+
+
+@pytest.mark.parametrize("outcome", list(DrawOutcome))
+def test_every_outcome_of_a_draw_is_documented(outcome: DrawOutcome) -> None:
+    """Whatever the script decides about a draw, the answer's status, headers, code and body are in the document."""
+    if outcome > 0:
+        for prize in (None, Prize("gold", 1, 50, "0" * 16)):
+            answer = drawn(ORDER, prize, 1, 2, "0" * 40, replayed=outcome is DrawOutcome.REPLAYED)
+            assert_documented(answer, "/v1/draws", "post")
+    else:
+        assert_documented(of_decision(decision_of(Outcome(outcome), 1_500), "", LIMITS), "/v1/draws", "post")
+
+
+@pytest.mark.parametrize("state", ["loaded", "open", "closed"])
+def test_page_of_a_lottery_is_documented(state: str) -> None:
+    """The page of a lottery has the documented shape; its seed is told once it is closed and that is in Kafka."""
+    fields = {"kind": "lottery", "state": state, "run_id": "r", "opens_ms": "1000", "closes_ms": "2000000"}
+    fields |= dict.fromkeys(("admit_per_s", "admit_burst", "user_per_s", "user_burst"), "1")
+    fields |= {"prizes": '[["gold",1,50,"00"]]', "no_prize_weight": "5", "draws_per_user": "1", "log_end_id": "7-0"}
+    fields |= {"seed": "00" * 32, "commitment": "11" * 32}
+    for checkpoint in ("6-9", "7-0"):
+        snapshot = Snapshot(fields, {"gold": StockLine(5, 5, 0, 10, 1, 2, 0)}, 1_500_000, b"", checkpoint)
+        answer = campaign_answer(make_view("c-1", snapshot, 0.0), 0.5)
+        assert_documented(answer, "/v1/campaigns/{id}", "get")
+        is_told = state == "closed" and checkpoint == "7-0"
+        assert json.loads(answer.body)["lottery"]["seed"] == ("00" * 32 if is_told else None)
 
 
 def test_order_status_is_documented() -> None:
@@ -182,6 +214,24 @@ def test_callbacks_and_streams_are_documented() -> None:
     assert_documented(problem(outcomes.RATE_LIMITED, "why", (("Retry-After", "5"),)), EVENTS, "get")
     stream = document()["paths"][EVENTS]["get"]["responses"]["200"]
     assert list(stream["content"]) == [EVENT_STREAM]
+
+
+def test_points_are_documented() -> None:
+    """An account has the documented shape, whatever moved it; without one there are no points, and that is said so."""
+    rows = [LedgerRow("c-1~" + "0" * 32, kind, -5, 1_700_000_000_000, "a note") for kind in LedgerKind]
+    told = points_answer(Statement(7, rows * 25))
+    assert_documented(told, "/v1/points", "get")
+    assert json.loads(told.body)["ledger"][0] == {
+        "ref_id": rows[0].ref_id,
+        "kind": "grant",
+        "delta": -5,
+        "at": "2023-11-14T22:13:20.000Z",
+    }
+    nobody = points_answer(None)
+    assert_documented(nobody, "/v1/points", "get")
+    assert json.loads(nobody.body) == {"balance": 0, "ledger": []}
+    for answer in (NOT_TOLD, BUSY_NOW, problem(outcomes.UNAUTHENTICATED, "why", (("WWW-Authenticate", "Bearer"),))):
+        assert_documented(answer, "/v1/points", "get")
 
 
 class Page(HTMLParser):

@@ -8,6 +8,7 @@ import pytest
 from adapters.lua import SCRIPTS, assemble, load_script
 from domain.outcomes import (
     BatchStatus,
+    DrawOutcome,
     DuplicateOutcome,
     MarkOutcome,
     Outcome,
@@ -19,6 +20,7 @@ from domain.outcomes import (
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.lua"))
 ENUMS: dict[str, tuple[type[IntEnum], ...]] = {
     "admit_orders": (Outcome, BatchStatus),
+    "draw_prize": (DrawOutcome, BatchStatus),
     "mark_paid": (MarkOutcome, BatchStatus),
     "reacquire_stock": (ReacquireOutcome, BatchStatus),
     "release_stock": (ReleaseOutcome, BatchStatus),

@@ -21,7 +21,19 @@ from stack.runtime import process_started
 from tests.support.shop import campaign_text
 
 SKU = "box"
-VICTIMS = ["gateway 1", "gateway 2", "relay", "consumer orders", "reconciler", "ops", "redis", "kafka", "mariadb"]
+VICTIMS = [
+    "gateway 1",
+    "gateway 2",
+    "relay",
+    "consumer orders",
+    "consumer draws",
+    "consumer points",
+    "reconciler",
+    "ops",
+    "redis",
+    "kafka",
+    "mariadb",
+]
 BUYERS_EACH = 40
 CAMPAIGN = "c-up"
 

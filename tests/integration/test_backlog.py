@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from adapters.mysql import Pool
 from cli.config import as_environment
-from consumers.app import orders_group
+from consumers.app import groups, orders_group
 from consumers.backlog_view import read_backlog
 from consumers.orders import OrderWriter
 from domain.settings import Settings
@@ -123,7 +123,7 @@ async def test_backlog_tells_what_waits_and_how_fast_it_goes(sale: Sale) -> None
 
 
 async def test_backlog_command(settings: Settings) -> None:
-    """`backlog --json` ends with one line: every partition, the total, the rate and the outlook."""
+    """`backlog --json` ends with one line: every partition of every group, the totals, the rates and the outlook."""
     ran = await asyncio.to_thread(
         subprocess.run,
         (sys.executable, "-m", "cli", "backlog", "--json"),
@@ -136,6 +136,10 @@ async def test_backlog_command(settings: Settings) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     facts = orjson.loads(ran.stdout.splitlines()[-1])
-    assert {one["topic"] for one in facts["partitions"]} == {"orders.accepted"}
-    assert len(facts["partitions"]) == settings.kafka.partitions
-    assert facts["lag"] == sum(one["lag"] for one in facts["partitions"])
+    topics = sorted(groups(settings))
+    assert {"orders.accepted", "points.awarded"} <= set(topics)
+    assert [one["topic"] for one in facts["topics"]] == topics
+    assert [sum(one["topic"] == name for one in facts["partitions"]) for name in topics] == [
+        settings.kafka.partitions
+    ] * len(topics)
+    assert facts["lag"] == sum(one["lag"] for one in facts["partitions"]) == sum(one["lag"] for one in facts["topics"])

@@ -8,6 +8,7 @@ import pytest
 
 from adapters.mysql import Pool, orders_dsn, query
 from bench.drain import ROUNDS_MIN, figures, to_json
+from bench.drain_loads import LOADS
 from bench.drain_rig import DrainPlan, measure_drain
 from bench.errors import BenchError
 from cli.config import as_environment
@@ -17,15 +18,16 @@ RECORDS = 2_000
 BATCH = 50
 
 
-def plan_of(settings: Settings, folder: Path, records: int = RECORDS) -> DrainPlan:
+def plan_of(settings: Settings, folder: Path, topic: str = "orders.accepted") -> DrainPlan:
     """Return a small measurement on the shared servers."""
     return DrainPlan(
-        records=records,
+        records=RECORDS,
         batch=BATCH,
         settings=settings,
         environment_of=lambda one: as_environment(msgspec.to_builtins(one)),
         server_pid=None,
         log=folder / "drain.log",
+        load=LOADS[topic],
     )
 
 
@@ -37,10 +39,11 @@ async def left_over(settings: Settings) -> list[str]:
     return [name for (name,) in rows]
 
 
-async def test_both_write_the_same_rows(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("topic", list(LOADS))
+async def test_both_write_the_same_rows(settings: Settings, tmp_path: Path, topic: str) -> None:
     """The writer and the bare loop write what was queued, by turns, give or take a batch; memory is told all along."""
     said: list[str] = []
-    found = await measure_drain(plan_of(settings, tmp_path), said.append)
+    found = await measure_drain(plan_of(settings, tmp_path, topic), said.append)
     assert (len(found.writer), len(found.bare)) == (ROUNDS_MIN, ROUNDS_MIN)
     written, inserted = (sum(one.records for one in stints) for stints in (found.writer, found.bare))
     assert inserted == RECORDS

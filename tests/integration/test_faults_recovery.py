@@ -16,7 +16,7 @@ from domain.order_state import OrderStatus, PaymentStatus
 from domain.outcomes import ReacquireOutcome
 from domain.settings import Settings
 from gateway.app import make_relay
-from gateway.relay import Outgoing
+from gateway.outgoing import Outgoing
 from lifecycle import order_rows, payment_rows
 from lifecycle.keeper import Keeper
 from lifecycle.payment_rows import Payment

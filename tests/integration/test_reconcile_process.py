@@ -172,6 +172,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "FLASHGATE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
         "FLASHGATE_MYSQL_ORDERS_DSN": settings.mysql.orders_dsn,
         "FLASHGATE_MYSQL_CATALOG_DSN": settings.mysql.catalog_dsn,
+        "FLASHGATE_MYSQL_POINTS_DSN": settings.mysql.points_dsn,
         "FLASHGATE_CONSUMER_GROUP": settings.consumer.group,
         "FLASHGATE_RECONCILE_INTERVAL_S": "0.1",
         "COLUMNS": "200",

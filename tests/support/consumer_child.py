@@ -1,14 +1,14 @@
 """The writer in a process of its own that kills or stops itself at a fail point.
 
-Usage: python -m tests.support.consumer_child TOPIC FAIL_POINT kill|stop, with the settings in the environment. One that
-has stopped itself goes on at SIGCONT, and does not stop again.
+Usage: python -m tests.support.consumer_child TOPIC FAIL_POINT kill|stop [orders|points], with the settings in the
+environment. One that has stopped itself goes on at SIGCONT, and does not stop again.
 """
 
 import os
 import signal
 import sys
 
-from consumers.app import main_orders
+from consumers.app import ORDERS, main_orders, main_points
 from domain import failpoints
 from domain.settings import load_settings
 from tests import switches
@@ -16,7 +16,7 @@ from tests import switches
 
 def main() -> None:
     """Run until the fail point is reached."""
-    topic, fail_point, what = sys.argv[1:]
+    topic, fail_point, what, *names = sys.argv[1:]
     signals = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
     reached = False
     switches.apply_from_environment()
@@ -28,7 +28,8 @@ def main() -> None:
             os.kill(os.getpid(), signals[what])
 
     failpoints.hook = end_at
-    main_orders(load_settings(env=os.environ), topic=topic)
+    main = main_orders if names in ([], [ORDERS]) else main_points
+    main(load_settings(env=os.environ), topic=topic)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Final
 
 from domain import order
 from domain.campaign import Campaign, parse_campaign
+from domain.draw_events import DrawWon
 from domain.events import OrderAccepted
 
 STOCK: Final = 1_000
@@ -34,4 +35,21 @@ def event(number: int, *, campaign_id: str = "c-1", sku_id: str = "box-1", quant
         accepted_at_ms=1_790_000_000_000 + number,
         outbox_id=f"1790000000000-{number // 10}",
         outbox_index=number % 10,
+    )
+
+
+def draw_won(number: int = 1, *, campaign_id: str = "c-1", sku_id: str = "gold", points: int = 50) -> DrawWon:
+    """Return the event of buyer `number`'s draw, which won."""
+    user_id = f"buyer-{number}"
+    return DrawWon(
+        draw_id=order.order_id(campaign_id, user_id, "key"),
+        campaign_id=campaign_id,
+        sku_id=sku_id,
+        user_id=user_id,
+        points=points,
+        seq=number + 1,
+        hash="0" * 40,
+        drawn_at_ms=1_790_000_000_000 + number,
+        outbox_id=f"1790000000000-{number}",
+        outbox_index=0,
     )

@@ -26,10 +26,11 @@ from domain.order_state import OrderStatus
 from domain.outcomes import Outcome
 from domain.settings import RedisSettings, Settings
 from gateway.outbox_source import OutboxSource
+from gateway.outgoing import Outgoing
 from gateway.recovery import Recovery
 from gateway.recovery_rules import StoredOrder
 from gateway.recovery_sources import Reacquisition
-from gateway.relay import Outgoing, Relay
+from gateway.relay import Relay
 from lifecycle.keeper import Keeper
 from lifecycle.order_rows import find_order, give_up
 from stack.servers import Endpoints

@@ -37,7 +37,7 @@ def gate_settings(server: RedisSettings, folder: Path) -> Settings:
     nowhere = f"mysql://nobody:none@127.0.0.1:{free_port()}/none"
     return Settings(
         redis=server,
-        mysql=MysqlSettings(orders_dsn=nowhere, catalog_dsn=nowhere),
+        mysql=MysqlSettings(orders_dsn=nowhere, catalog_dsn=nowhere, points_dsn=nowhere),
         auth=AuthSettings(key_file=str(key_file)),
         payment=PaymentSettings(key_file=str(payment_file), provider_url=f"http://127.0.0.1:{free_port()}"),
         gateway=GatewaySettings(linger_s=0.3),

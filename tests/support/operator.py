@@ -21,6 +21,7 @@ def environment(settings: Settings, home: Path) -> dict[str, str]:
         "FLASHGATE_KAFKA_BOOTSTRAP": settings.kafka.bootstrap,
         "FLASHGATE_MYSQL_ORDERS_DSN": settings.mysql.orders_dsn,
         "FLASHGATE_MYSQL_CATALOG_DSN": settings.mysql.catalog_dsn,
+        "FLASHGATE_MYSQL_POINTS_DSN": settings.mysql.points_dsn,
         "FLASHGATE_CONSUMER_GROUP": settings.consumer.group,
     }
 

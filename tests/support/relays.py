@@ -10,7 +10,8 @@ from prometheus_client import REGISTRY
 from adapters.stock import read_snapshot
 from domain import keys
 from domain.settings import Settings
-from gateway.relay import Outgoing, Publisher, Relay
+from gateway.outgoing import Outgoing
+from gateway.relay import Publisher, Relay
 from tests.support.shop import Shop
 
 GAPS = "flashgate_relay_gaps_total"

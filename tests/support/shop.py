@@ -45,7 +45,11 @@ def shop_settings(endpoints: Endpoints, folder: Path) -> Settings:
         defaults={
             "redis": {"host": endpoints.redis_host, "port": endpoints.redis_port},
             "kafka": {"bootstrap": endpoints.kafka_bootstrap},
-            "mysql": {"orders_dsn": f"mysql://{login}/fg_orders", "catalog_dsn": f"mysql://{login}/fg_catalog"},
+            "mysql": {
+                "orders_dsn": f"mysql://{login}/fg_orders",
+                "catalog_dsn": f"mysql://{login}/fg_catalog",
+                "points_dsn": f"mysql://{login}/fg_points",
+            },
             "auth": {"key_file": str(key_file)},
             "ops": {"token_file": str(ops_file)},
             "consumer": {"session_timeout_ms": 6_000, "batch_linger_ms": 20},
@@ -302,14 +306,16 @@ def campaign_text(  # noqa: D103
     closes_at: str = "2036-01-01T00:00:00Z",
     per_user: int = 1,
     limits: str = "user_per_s = 1000\nuser_burst = 1000",
+    head: str = "",
+    more: str = "",
 ) -> str:
     skus = [(SKU, stock)] if isinstance(stock, int) else stock
     tables = "".join(
         f'[[sku]]\nid = "{sku}"\nstock = {units}\nprice_cents = 5900\nper_user = {per_user}\n' for sku, units in skus
     )
     return (
-        f'[campaign]\nid = "{campaign_id}"\nopens_at = {opens_at}\ncloses_at = {closes_at}\n'
-        f"[limits]\n{limits}\n{tables}"
+        f'[campaign]\nid = "{campaign_id}"\nopens_at = {opens_at}\ncloses_at = {closes_at}\n{head}\n'
+        f"[limits]\n{limits}\n{more}\n{tables}"
     )
 
 

@@ -20,6 +20,7 @@ DECISIONS = [
     "gateway/answers.py",
     "gateway/recovery_rules.py",
     "consumers/backlog.py",
+    "consumers/award_batch.py",
     "consumers/batch.py",
     "consumers/reconcile_look.py",
     "consumers/reconcile_rules.py",

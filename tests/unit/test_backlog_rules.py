@@ -49,10 +49,10 @@ def test_rate_looks_back_over_its_window() -> None:
     assert rate.per_s(200.0) == 0.0
 
 
-def line(partition: int, end: int, committed: int | None, start: int = 0) -> PartitionBacklog:
+def line(partition: int, end: int, committed: int | None, start: int = 0, topic: str = "t") -> PartitionBacklog:
     """Return what was seen of a partition."""
     lag = end - max(start, committed or start)
-    return PartitionBacklog(topic="t", partition=partition, end=end, committed=committed, lag=lag)
+    return PartitionBacklog(topic=topic, partition=partition, end=end, committed=committed, lag=lag)
 
 
 def test_backlog_adds_up() -> None:
@@ -67,6 +67,19 @@ def test_backlog_that_does_not_drain_says_so() -> None:
     assert summary([line(0, 100, 10)], [line(0, 120, 10)], 2.0).drain_s is None
     assert summary([line(0, 100, 100)], [line(0, 100, 100)], 2.0).drain_s == 0.0
     assert summary([], [], 2.0).lag == 0
+
+
+def test_each_topic_has_an_outlook_of_its_own() -> None:
+    """Rates and outlooks are told by topic; together the longest counts, and none if one of them does not drain."""
+    first = [line(0, 100, 0), line(0, 100, 0, topic="u")]
+    found = summary(first, [line(0, 100, 50), line(0, 100, 10, topic="u")], 1.0)
+    assert [(one.topic, one.lag, one.per_s, one.drain_s) for one in found.topics] == [
+        ("t", 50, 50.0, 1.0),
+        ("u", 90, 10.0, 9.0),
+    ]
+    assert (found.lag, found.per_s, found.drain_s) == (140, 60.0, 9.0)
+    stuck = summary(first, [line(0, 100, 50), line(0, 100, 0, topic="u")], 1.0)
+    assert (stuck.topics[0].drain_s, stuck.topics[1].drain_s, stuck.drain_s) == (1.0, None, None)
 
 
 def test_gauges_of_dead_processes_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,16 @@
 import pytest
 
 from bench.drain import Drained, Stint, figures, overall_per_s, quarters, rounds_of, shares, to_json
-from bench.drain_queue import CAMPAIGN_ID, ORDERS_AN_ENTRY, make_event
-from domain.events import decode_order_accepted, encode_order_accepted
+from bench.drain_awards import BUSY_ACCOUNTS, make_award
+from bench.drain_loads import LOADS
+from bench.drain_orders import CAMPAIGN_ID, ORDERS_AN_ENTRY, make_event
+from cli.bench import DrainTopic
+from domain.events import (
+    decode_order_accepted,
+    decode_points_awarded,
+    encode_order_accepted,
+    encode_points_awarded,
+)
 
 
 def stint(records: int, seconds: float, rss: int = 100) -> Stint:
@@ -66,3 +74,23 @@ def test_orders_are_made_by_number() -> None:
     assert len({(one.outbox_id, one.outbox_index) for one in events}) == len(events)
     assert {one.campaign_id for one in events} == {CAMPAIGN_ID}
     assert make_event(7) == make_event(7)
+
+
+def test_awards_are_made_by_number() -> None:
+    """Each number is another draw; every second account gets one award, a thousand accounts share the others."""
+    awards = [make_award(number) for number in range(5 * BUSY_ACCOUNTS)]
+    assert [decode_points_awarded(encode_points_awarded(one)) for one in awards] == awards
+    assert len({one.ref_id for one in awards}) == len(awards)
+    busy = {one.user_id for one in awards[1::2]}
+    assert len(busy) == BUSY_ACCOUNTS
+    assert len({one.user_id for one in awards[::2]} - busy) == len(awards) // 2
+    assert make_award(7) == make_award(7)
+
+
+def test_every_topic_has_a_load() -> None:
+    """What the command offers can be queued, and nothing else."""
+    assert {topic.value for topic in DrainTopic} == set(LOADS)
+    for load in LOADS.values():
+        key, value = load.record(3)
+        assert key != load.record(4)[0]
+        assert key in value

@@ -29,8 +29,9 @@ from consumers.dead_letter_rules import (
     summarize,
     why_not_replayed,
 )
+from domain.draw_events import encode_draw_event
 from domain.events import encode_order_accepted
-from tests.support.events import event
+from tests.support.events import draw_won, event
 
 ESCAPES: Final = "\x1b[2J\x07\x9b31m\u202e\r\n\x00"
 FACTS: Final = (
@@ -143,6 +144,8 @@ def test_units_are_owed_for_exactly_what_redis_holds() -> None:
 def test_event_in_a_letter() -> None:
     """A letter's value is an accepted order, or it is none."""
     assert event_of(read_letter(Found(value=encode_order_accepted(event(1))))) == event(1)
+    won = draw_won()
+    assert event_of(read_letter(Found(value=encode_draw_event(won)))) == won.order()
     for value in (None, b"", b"{}", b"[" * 10_000):
         assert event_of(read_letter(Found(value=value))) is None
 

@@ -1,0 +1,5 @@
+"""Alembic's entry for this schema."""
+
+from migrations import environment
+
+environment.run()

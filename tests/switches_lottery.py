@@ -1,0 +1,160 @@
+"""Switches for the lottery: its scripts, its log, its way back after a loss."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from tests.support.hooks import replace
+from tests.switches_stock import alter_script
+
+
+def draw_replay() -> None:
+    """A draw that is asked again is not found in the buyer's record."""
+    alter_script("draw_prize", "if n then return REPLAYED, n, place, seq end", "")
+
+
+def draws_limited() -> None:
+    """A user may draw as often as he likes."""
+    alter_script("draw_prize", "if n > draws_max or prizes.total == 0 then", "if prizes.total == 0 then")
+
+
+def prizes_run_out() -> None:
+    """A prize that is gone keeps its weight."""
+    alter_script("draw_prize", "if prize.stock.remaining > 0 then", "if true then")
+
+
+def corrupt_draws_refused() -> None:
+    """A record that cannot be read is taken for an empty one."""
+    empty = "record = record or {full_u, now_us, {}, {}}"
+    alter_script("draw_prize", "if not record then return CORRUPT_RECORD, 0, 0, 0 end", empty)
+
+
+def draws_checked_before_written() -> None:
+    """The script does not look at the log of holders before it writes."""
+    alter_script("draw_prize", "redis.call('STRLEN', KEYS[4])", "")
+
+
+def draws_wait_for_the_opening() -> None:
+    """A lottery whose log does not say what is drawn from is drawn from all the same."""
+    alter_script("draw_prize", "tonumber(c[15]), c[16]", "tonumber(c[15]) or 0, c[16] or ''")
+
+
+def stock_moves_logged() -> None:
+    """What gives prizes back or adds some says nothing of it in the log."""
+    for name in ("topup_stock", "release_stock", "return_duplicate"):
+        alter_script(name, "if not c[1] then return end", "if true then return end")
+
+
+def log_goes_on() -> None:
+    """Recovery puts an entry of the log back wherever Redis is."""
+    alter_script("restore_draws", "then return {BROKEN_CHAIN, 0} end", "then end")
+
+
+def lotteries_recovered() -> None:
+    """Recovery does not look at a lottery's log."""
+    from gateway.draw_recovery import LotteryRecovery
+
+    async def nothing(_self: LotteryRecovery, _campaign_id: str, _since_ms: int, _run_id: str) -> None:
+        return None
+
+    replace(LotteryRecovery, "restore", nothing)
+
+
+def log_goes_first() -> None:
+    """The relay publishes what follows from a log before the log."""
+    from gateway.outbox_source import Entry
+    from gateway.relay import Records, Relay
+
+    to_records = Relay._to_records
+
+    def reversed_(self: Relay, entries: Sequence[Entry]) -> Records:
+        logs, others, orders = to_records(self, entries)
+        return Records(others, logs, orders)
+
+    replace(Relay, "_to_records", reversed_)
+
+
+def wins_follow_recovery() -> None:
+    """Recovery publishes nothing of what it has put back."""
+    from gateway import draw_recovery
+
+    def none(_log: Any) -> list[Any]:
+        return []
+
+    replace(draw_recovery, "won_records", none)
+
+
+def holes_keep_the_gate_closed() -> None:
+    """Recovery takes from Kafka's log what fits, and does not mind the rest."""
+    from gateway import draw_recovery
+
+    def any_(_campaign_id: str, _head: Any, _logs: Any) -> list[Any]:
+        return []
+
+    replace(draw_recovery, "missing_logs", any_)
+
+
+def opened_lotteries_frozen() -> None:
+    """A file may change what a lottery draws from while it is being drawn from."""
+    from adapters import lotteries
+
+    def allow(_campaign: Any, _before: Any, _loaded: Any) -> None:
+        return
+
+    replace(lotteries, "refuse_changed_lottery", allow)
+
+
+def seed_kept_secret() -> None:
+    """The seed is told as soon as there is one."""
+    import dataclasses
+
+    from gateway import view
+
+    make = view._lottery
+
+    def open_(snapshot: Any) -> Any:
+        return dataclasses.replace(make(snapshot), is_revealed=True)
+
+    replace(view, "_lottery", open_)
+
+
+def prizes_kept() -> None:
+    """A prize is given back as an order that is not paid is cancelled."""
+    from gateway import life_calls
+
+    def never(_order: Any) -> bool:
+        return False
+
+    replace(life_calls, "_is_prize", never)
+
+
+def draws_replayed_after_refusal() -> None:
+    """A worker that refuses draws from memory does not ask who has drawn."""
+    from gateway.campaigns import Campaigns
+
+    def nobody(_self: Campaigns, _campaign_id: str, _user_hash: bytes) -> bool:
+        return False
+
+    replace(Campaigns, "may_hold", nobody)
+
+
+SWITCHES: Final[dict[str, Callable[[], None]]] = {
+    switch.__name__: switch
+    for switch in (
+        draw_replay,
+        draws_limited,
+        prizes_run_out,
+        corrupt_draws_refused,
+        draws_checked_before_written,
+        draws_wait_for_the_opening,
+        stock_moves_logged,
+        log_goes_on,
+        lotteries_recovered,
+        log_goes_first,
+        wins_follow_recovery,
+        holes_keep_the_gate_closed,
+        opened_lotteries_frozen,
+        seed_kept_secret,
+        prizes_kept,
+        draws_replayed_after_refusal,
+    )
+}
