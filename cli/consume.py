@@ -6,20 +6,29 @@ from typing import Annotated
 import typer
 
 from cli.config import load
-from consumers.app import main_orders
 
 
 class ConsumerName(StrEnum):
     """The consumers there are."""
 
     ORDERS = "orders"
+    WAREHOUSE = "warehouse"
 
 
 def consume(name: Annotated[ConsumerName, typer.Argument(help="Which consumer.")]) -> None:
-    """Run one consumer until SIGTERM or Ctrl-C. `orders` writes accepted orders to MySQL.
+    """Run one consumer until SIGTERM or Ctrl-C.
 
-    Several processes of one name share the partitions of their topic; more processes than partitions stand by.
+    `orders` writes accepted orders to MySQL; several processes share the partitions of their topic, and more processes
+    than partitions stand by. `warehouse` carries out what was decided and left undone: parcels that leave and come
+    back, loads and top-ups of campaigns, the return of what closed campaigns have not sold; one process is enough.
     """
     match name:
         case ConsumerName.ORDERS:
+            # Each process carries its own modules alone.
+            from consumers.app import main_orders  # noqa: PLC0415
+
             main_orders(load())
+        case ConsumerName.WAREHOUSE:
+            from warehouse.app import main_warehouse  # noqa: PLC0415
+
+            main_warehouse(load())

@@ -13,10 +13,13 @@ import typer
 GROUPS: Final = {
     "bench": "cli.bench:app",
     "campaign": "cli.campaign:app",
+    "catalog": "cli.catalog:app",
     "deadletter": "cli.deadletter:app",
+    "outbound": "cli.outbound:app",
     "sandbox": "cli.sandbox:app",
     "stack": "cli.stack:app",
     "stock": "cli.campaign:stock_app",
+    "warehouse": "cli.warehouse:app",
 }
 COMMANDS: Final = {
     "demo": "cli.demo:demo",

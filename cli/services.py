@@ -150,6 +150,7 @@ class Services:
             for number in range(1, self._plan.settings.consumer.processes + 1)
         ]
         specs.append(spec("lifecycle", "lifecycle"))
+        specs.append(spec("consumer warehouse", "consume", "warehouse"))
         if self._plan.with_sandbox:
             specs.append(spec("payment sandbox", "sandbox", "run"))
         if self._plan.with_reconciler:

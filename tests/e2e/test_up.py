@@ -21,7 +21,18 @@ from stack.runtime import process_started
 from tests.support.shop import campaign_text
 
 SKU = "box"
-VICTIMS = ["gateway 1", "gateway 2", "relay", "consumer orders", "reconciler", "ops", "redis", "kafka", "mariadb"]
+VICTIMS = [
+    "gateway 1",
+    "gateway 2",
+    "relay",
+    "consumer orders",
+    "consumer warehouse",
+    "reconciler",
+    "ops",
+    "redis",
+    "kafka",
+    "mariadb",
+]
 BUYERS_EACH = 40
 CAMPAIGN = "c-up"
 
@@ -107,6 +118,7 @@ async def test_any_process_may_be_killed_during_a_sale(up: Up, tmp_path: Path) -
     file = tmp_path / "campaign.toml"
     buyers = BUYERS_EACH * len(VICTIMS)
     file.write_text(campaign_text(CAMPAIGN, stock=buyers - 10))
+    await up.command("warehouse", "receive", SKU, str(buyers))
     await up.command("campaign", "load", str(file))
     await up.command("campaign", "open", CAMPAIGN)
     tokens = (await tokens_of(up, buyers)).split()
