@@ -1,10 +1,11 @@
-"""Campaigns in MySQL: their definitions (fg_catalog) and the counters that orders are written against (fg_orders).
+"""What campaigns are allocated: the catalog decides (fg_catalog), and the counters of the orders follow (fg_orders).
 
-The two schemas may lie on two servers, so no transaction spans them. Every step may be repeated, and the catalog comes
-last: a campaign that is listed has its counters.
+The two schemas may lie on two servers, so no transaction spans them. An allocation's version rises with every move and
+every load; a counter takes over what bears a higher version than it has seen, so the same may be brought again, late,
+and by several at a time.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -12,86 +13,74 @@ from adapters.mysql import Pool, insert_many, query, transaction
 from domain.campaign import Campaign
 from domain.errors import OperationRefusedError
 
+_ALLOCATIONS: Final = "SELECT sku_id, quantity, version FROM allocation WHERE campaign_id = %s ORDER BY sku_id"
+_DEFINITION: Final = "SELECT definition FROM campaign WHERE campaign_id = %s"
+
+# Assignments are made from left to right: the version, which decides, comes last.
 _COUNTERS: Final = """
-INSERT INTO campaign_sku (campaign_id, sku_id, allocated, pay_within_s)
-VALUES (%s, %s, %s, %s)
-ON DUPLICATE KEY UPDATE pay_within_s = VALUES(pay_within_s)"""
-
-_CAMPAIGN: Final = """
-INSERT INTO campaign (campaign_id, kind, opens_ms, closes_ms, definition)
+INSERT INTO campaign_sku (campaign_id, sku_id, allocated, pay_within_s, allocation_version)
 VALUES (%s, %s, %s, %s, %s)
-ON DUPLICATE KEY UPDATE kind = %s, opens_ms = %s, closes_ms = %s, definition = %s"""
-
-_SKUS: Final = """
-INSERT INTO sku (sku_id)
-VALUES (%s)
-ON DUPLICATE KEY UPDATE sku_id = sku_id"""
-
-_ALLOCATIONS: Final = """
-INSERT INTO allocation (campaign_id, sku_id, quantity)
-VALUES (%s, %s, %s)
-ON DUPLICATE KEY UPDATE sku_id = sku_id"""
-
-
-async def register_campaign(catalog: Pool, orders: Pool, campaign: Campaign) -> None:
-    """Make a campaign known, with an allocation and a counter for each SKU.
-
-    Loading the same campaign again changes nothing. A changed definition replaces the old one; what was allocated to
-    a known SKU stays (`set_allocated` changes it), what was sold is never touched.
-
-    Raises:
-        BackendError: MySQL could not do it now; call again.
-    """
-    skus = sorted(campaign.sku, key=lambda sku: sku.id)
-    stock = [(campaign.id, sku.id, sku.stock) for sku in skus]
-    async with transaction(orders) as cursor:
-        await insert_many(cursor, _COUNTERS, [(*row, campaign.campaign.pay_within_s) for row in stock])
-    facts = (
-        campaign.campaign.kind,
-        campaign.opens_ms,
-        campaign.closes_ms,
-        msgspec.json.encode(campaign).decode(),
-    )
-    async with transaction(catalog) as cursor:
-        await cursor.execute(_CAMPAIGN, (campaign.id, *facts, *facts))
-        await insert_many(cursor, _SKUS, [(sku.id,) for sku in skus])
-        await insert_many(cursor, _ALLOCATIONS, stock)
+ON DUPLICATE KEY UPDATE
+ allocated = IF(allocation_version < VALUES(allocation_version), VALUES(allocated), allocated),
+ pay_within_s = IF(allocation_version < VALUES(allocation_version), VALUES(pay_within_s), pay_within_s),
+ version = IF(allocation_version < VALUES(allocation_version), version + 1, version),
+ allocation_version = GREATEST(allocation_version, VALUES(allocation_version))"""
+_IS_MOVING: Final = "SELECT COUNT(*) FROM allocation_due WHERE campaign_id = %s AND done_at_ms IS NULL"
+_COUNTER: Final = (
+    "UPDATE campaign_sku SET allocated = %s, version = version + 1, allocation_version = %s "
+    "WHERE campaign_id = %s AND sku_id = %s AND allocation_version <= %s AND allocated <> %s"
+)
 
 
-async def list_campaigns(catalog: Pool) -> list[tuple[str, Campaign]]:
-    """Return id and definition of every campaign, by id.
+class Allocated(NamedTuple):
+    """What the catalog has allocated to a campaign of a SKU."""
+
+    quantity: int
+    version: int
+
+
+async def read_allocated(catalog: Pool, campaign_id: str) -> dict[str, Allocated]:
+    """Return SKU id → what is allocated; nothing if there is no such campaign.
 
     Raises:
         BackendError: MySQL could not do it now.
     """
-    rows = await query(catalog, "SELECT campaign_id, definition FROM campaign ORDER BY campaign_id")
-    return [(campaign_id, msgspec.json.decode(definition, type=Campaign)) for campaign_id, definition in rows]
+    return {row[0]: Allocated(*row[1:]) for row in await query(catalog, _ALLOCATIONS, (campaign_id,))}
 
 
-async def set_allocated(
-    catalog: Pool, orders: Pool, campaign_id: str, sku_id: str, allocated: int, *, lower: bool = False
-) -> None:
-    """Set what is allocated to a SKU to the figure that Redis has, which is the one that decides.
+async def bring_counters(catalog: Pool, orders: Pool, campaign_id: str) -> None:
+    """Bring a campaign's counters to what the catalog has allocated, and make those that are missing.
 
-    It is lowered only with `lower` (a changed file), so that a late repeat of a top-up does no harm.
+    What was sold is never touched. A campaign that the catalog does not know is left alone.
 
     Raises:
         BackendError: MySQL could not do it now; call again.
-        OperationRefusedError: there is no such SKU in this campaign.
     """
-    key = (campaign_id, sku_id)
+    # In this order: the definition is then at least as new as the versions, and never older.
+    allocated = await read_allocated(catalog, campaign_id)
+    definition = await query(catalog, _DEFINITION, (campaign_id,))
+    if not allocated or not definition:
+        return
+    pay_within_s = msgspec.json.decode(definition[0][0], type=Campaign).campaign.pay_within_s
+    rows = [(campaign_id, sku_id, one.quantity, pay_within_s, one.version) for sku_id, one in allocated.items()]
     async with transaction(orders) as cursor:
-        await cursor.execute("SELECT 1 FROM campaign_sku WHERE campaign_id = %s AND sku_id = %s FOR UPDATE", key)
-        if await cursor.fetchone() is None:
-            raise OperationRefusedError(f"campaign {campaign_id!r} has no SKU {sku_id!r}")
-        await cursor.execute(
-            "UPDATE campaign_sku SET allocated = %s, version = version + 1 "
-            "WHERE campaign_id = %s AND sku_id = %s AND (allocated < %s OR %s AND allocated > %s)",
-            (allocated, *key, allocated, lower, allocated),
-        )
-    async with transaction(catalog) as cursor:
-        await cursor.execute(
-            "UPDATE allocation SET quantity = %s, version = version + 1 "
-            "WHERE campaign_id = %s AND sku_id = %s AND (quantity < %s OR %s AND quantity > %s)",
-            (allocated, *key, allocated, lower, allocated),
-        )
+        await insert_many(cursor, _COUNTERS, rows)
+
+
+async def mend_counter(catalog: Pool, orders: Pool, campaign_id: str, sku_id: str) -> int:
+    """Set a counter that says another figure than the catalog, of the same version, to that; returns the figure.
+
+    Raises:
+        BackendError: MySQL could not do it now; call again.
+        OperationRefusedError: the catalog knows no such allocation, or it is being moved; nothing was changed.
+    """
+    one = (await read_allocated(catalog, campaign_id)).get(sku_id)
+    if one is None:
+        raise OperationRefusedError(f"the catalog has allocated nothing of SKU {sku_id!r} to campaign {campaign_id!r}")
+    ((moving,),) = await query(catalog, _IS_MOVING, (campaign_id,))
+    if moving:
+        raise OperationRefusedError(f"a load, top-up or close of campaign {campaign_id!r} is under way")
+    async with transaction(orders) as cursor:
+        key = (campaign_id, sku_id)
+        await cursor.execute(_COUNTER, (one.quantity, one.version, *key, one.version, one.quantity))
+    return one.quantity

@@ -8,7 +8,7 @@ import redis.asyncio as redis
 
 from adapters.lua import load_script
 from adapters.redis import ANSWERS_LOST, RUN_ID, ScriptChannel
-from adapters.stock import Snapshot, refuse_closed
+from adapters.stock import refuse_closed
 from domain import keys
 from domain.campaign import Campaign, CampaignState
 from domain.draw_events import DrawLog
@@ -117,7 +117,7 @@ def _decisions(
 
 
 def lottery_fields(campaign: Campaign, seed: bytes) -> list[tuple[str, str | int]]:
-    """Return what a lottery's hash has besides a sale's; see `adapters.stock.load_campaign`."""
+    """Return what a lottery's hash has besides a sale's; see `adapters.campaign_stock.load_campaign`."""
     return [
         ("prizes", msgspec.json.encode(prizes_of(campaign)).decode()),
         ("no_prize_weight", campaign.lottery.no_prize_weight),
@@ -125,52 +125,6 @@ def lottery_fields(campaign: Campaign, seed: bytes) -> list[tuple[str, str | int
         ("commitment", commitment(seed)),
         ("seed", seed.hex()),
     ]
-
-
-def refuse_changed_lottery(campaign: Campaign, before: Snapshot | None, loaded: dict[str, int]) -> None:
-    """Refuse a file that changes what a lottery draws from, once that is in its log, or the kind of a campaign.
-
-    Args:
-        campaign: the file.
-        before: the campaign as it is loaded, if it is.
-        loaded: SKU → stock as the file had it then.
-
-    Raises:
-        OperationRefusedError: it would.
-    """
-    if before is None:
-        return
-    kind = before.fields["kind"]
-    if kind != campaign.campaign.kind:
-        raise OperationRefusedError(
-            f"campaign {campaign.id!r} is loaded as a {kind} and stays one; give the {campaign.campaign.kind} "
-            f"an id of its own; nothing was changed"
-        )
-    if kind != "lottery" or "log_seq" not in before.fields:
-        return
-    fields = {name: str(value) for name, value in lottery_fields(campaign, b"")}
-    frozen = ("prizes", "no_prize_weight", "draws_per_user")
-    changed = [name for name in frozen if fields[name] != before.fields.get(name)]
-    if {sku.id: sku.stock for sku in campaign.sku} != loaded:
-        changed.append("stock")
-    if changed:
-        raise OperationRefusedError(
-            f"lottery {campaign.id!r} has been opened, and its log says what is drawn from: "
-            f"{', '.join(changed)} cannot be changed any more (`stock topup` adds prizes); nothing was changed"
-        )
-
-
-async def read_loaded(client: "redis.Redis", campaign_id: str) -> dict[str, int]:
-    """Return SKU → stock as the file had it when it was last loaded.
-
-    Raises:
-        BackendError: Redis is not there.
-    """
-    try:
-        found: Any = await client.hgetall(keys.loaded(campaign_id))
-    except ANSWERS_LOST as error:
-        raise BackendError(f"Redis: {error}") from error
-    return {sku_id.decode(): int(units) for sku_id, units in found.items()}
 
 
 _MOVES: Final = {
@@ -310,6 +264,7 @@ async def restore_draws(channel: ScriptChannel, log: DrawLog, owners: Mapping[st
             keys.topups(campaign_id),
             keys.duplicates(campaign_id),
             keys.log_hashes(campaign_id),
+            keys.withdrawn(campaign_id),
             *names,
         ],
         [

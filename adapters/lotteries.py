@@ -9,11 +9,11 @@ from typing import Final
 
 import redis.asyncio as redis
 
-from adapters.draws import lottery_fields, move_lottery, read_loaded, read_log_head, refuse_changed_lottery
+from adapters.campaign_stock import move_campaign
+from adapters.draws import lottery_fields, move_lottery, read_log_head
 from adapters.mysql import Pool, query, transaction
 from adapters.redis import ScriptChannel
-from adapters.stock import move_campaign, read_snapshot
-from domain.campaign import Campaign
+from domain.campaign import LOTTERY, Campaign
 from domain.lottery import SEED_BYTES
 
 _KEEP: Final = """
@@ -48,16 +48,13 @@ async def keep_seed(catalog: Pool, campaign_id: str) -> bytes:
     return bytes(seed)
 
 
-async def fields_of_kind(client: "redis.Redis", catalog: Pool, campaign: Campaign) -> list[tuple[str, str | int]]:
+async def fields_of_kind(catalog: Pool, campaign: Campaign) -> list[tuple[str, str | int]]:
     """Return what `load_campaign` is to write for a campaign's kind besides; makes a lottery's seed.
 
     Raises:
-        OperationRefusedError: the file changes what may not be changed any more; nothing was changed.
-        BackendError: Redis or MySQL is not there.
+        BackendError: MySQL is not there.
     """
-    before = await read_snapshot(client, campaign.id, 0)
-    refuse_changed_lottery(campaign, before, await read_loaded(client, campaign.id))
-    if campaign.campaign.kind != "lottery":
+    if campaign.campaign.kind != LOTTERY:
         return []
     return lottery_fields(campaign, await keep_seed(catalog, campaign.id))
 

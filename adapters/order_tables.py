@@ -21,6 +21,9 @@ VALUES (%s, %s, %s, %s, %s)"""
 INSERT_RETURNS: Final = """
 INSERT INTO stock_return (order_id, hold_no, origin, campaign_id, sku_id, user_id, quantity, created_at_ms, next_at_ms)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+INSERT_REVIEWS: Final = """
+INSERT INTO outbound_review (order_id, campaign_id, sku_id, quantity, status, version, opened_at_ms)
+VALUES (%s, %s, %s, %s, %s, %s, %s)"""
 KEEP_KNOWN: Final = "\nON DUPLICATE KEY UPDATE order_id = order_id"
 
 TAKE: Final = "take"

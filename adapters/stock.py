@@ -12,7 +12,6 @@ from adapters.buyer_record import Record
 from adapters.lua import load_script
 from adapters.redis import ANSWERS_LOST, RUN_ID, ScriptChannel
 from domain import keys
-from domain.campaign import STOCK_MAX, Campaign, CampaignState
 from domain.errors import BackendError, FencedError, OperationRefusedError, PoisonRecordError
 from domain.outbox import START
 from domain.outcomes import BatchStatus, Outcome
@@ -158,129 +157,6 @@ def refuse_closed(campaign_id: str, code: int) -> None:
     _refuse_fenced(campaign_id, code)
     if code == BatchStatus.UNKNOWN_CAMPAIGN:
         raise OperationRefusedError(f"there is no campaign {campaign_id!r}; load its file first")
-
-
-async def load_campaign(
-    channel: ScriptChannel,
-    campaign: Campaign,
-    *,
-    check_only: bool = False,
-    gate_closed: bool = False,
-    more_fields: Sequence[tuple[str, str | int]] = (),
-) -> str:
-    """Create a campaign, or bring it to its file; returns `created`, `updated` or `unchanged`.
-
-    With `gate_closed` a campaign that is created here admits nothing until recovery has looked what Kafka and MySQL
-    know of it. `more_fields` are those of its kind, see `adapters.draws`.
-
-    Raises:
-        OperationRefusedError: stock below what is sold, or a SKU gone from the file; nothing was changed.
-        BackendError: as for `admit`.
-    """
-    limits = campaign.limits
-    fields: list[tuple[str, str | int]] = [
-        ("kind", campaign.campaign.kind),
-        ("opens_ms", str(campaign.opens_ms)),
-        ("closes_ms", str(campaign.closes_ms)),
-        ("pay_within_s", campaign.campaign.pay_within_s),
-        ("admit_per_s", limits.admit_per_s),
-        ("admit_burst", limits.admit_burst),
-        ("user_per_s", limits.user_per_s),
-        ("user_burst", limits.user_burst),
-        ("unpaid_per_user", limits.unpaid_per_user),
-        *more_fields,
-    ]
-    skus = [(sku.id, sku.stock, sku.per_user, sku.price_cents) for sku in campaign.sku]
-    code, sku_id, sold = await channel.call(
-        load_script("load_campaign"),
-        [keys.campaign(campaign.id), keys.stock(campaign.id), keys.CAMPAIGNS, keys.loaded(campaign.id)],
-        [
-            "" if gate_closed else RUN_ID,
-            campaign.id,
-            _pack(fields),
-            _pack(skus),
-            keys.CHANGES,
-            "1" if check_only else "0",
-        ],
-    )
-    sku_name = sku_id.decode()
-    match code:
-        case 0:
-            return "unchanged"
-        case 1:
-            return "created"
-        case 2:
-            return "updated"
-        case -1:
-            raise OperationRefusedError(
-                f"SKU {sku_name!r}: stock cannot be lowered below the {sold} units that are sold; nothing was changed"
-            )
-        case -2:
-            raise OperationRefusedError(
-                f"SKU {sku_name!r} is loaded and not in the file: keep it there, with a stock of {sold} (what is sold) "
-                f"to sell no more of it; nothing was changed"
-            )
-        case BatchStatus.FENCED:
-            raise FencedError(
-                f"SKU {sku_name!r}: stock cannot be lowered before recovery has compared Redis with Kafka and MySQL"
-            )
-        case _:
-            raise BackendError(f"SKU {sku_name!r}: its stock in Redis cannot be read")
-
-
-_MOVES: Final = {
-    "open": (CampaignState.OPEN, (CampaignState.LOADED,)),
-    "pause": (CampaignState.PAUSED, (CampaignState.OPEN,)),
-    "resume": (CampaignState.OPEN, (CampaignState.PAUSED,)),
-    "close": (CampaignState.CLOSED, (CampaignState.LOADED, CampaignState.OPEN, CampaignState.PAUSED)),
-}
-
-
-async def move_campaign(channel: ScriptChannel, campaign_id: str, verb: str) -> tuple[str, bool]:
-    """Open, pause, resume or close a campaign; returns the new state and whether it was another one before.
-
-    Raises:
-        OperationRefusedError: not possible from its present state, or closed before; nothing was changed.
-    """
-    target, sources = _MOVES[verb]
-    code, before = await channel.call(
-        load_script("set_campaign_state"),
-        [keys.campaign(campaign_id)],
-        [campaign_id, target, keys.CHANGES, *sources],
-    )
-    refuse_closed(campaign_id, code)
-    if code < 0:
-        raise OperationRefusedError(
-            f"campaign {campaign_id!r} is {before.decode()}: {verb} is possible only from "
-            f"{' or '.join(sources)}; nothing was changed"
-        )
-    if code == 0 and target is CampaignState.CLOSED:
-        raise OperationRefusedError(f"campaign {campaign_id!r} is closed already; nothing was changed")
-    return target, code == 1
-
-
-async def top_up(channel: ScriptChannel, campaign_id: str, sku_id: str, units: int, key: str) -> tuple[int, bool]:
-    """Add units to a SKU, once per key; returns units allocated afterwards and whether this call added them.
-
-    Raises:
-        OperationRefusedError: not possible; nothing was changed.
-        FencedError, BackendError, OutcomeUnknownError: as for `admit`; ask again with the same key.
-    """
-    code, allocated = await channel.call(
-        load_script("topup_stock"),
-        [keys.campaign(campaign_id), keys.stock(campaign_id), keys.topups(campaign_id), keys.outbox(campaign_id)],
-        [RUN_ID, campaign_id, sku_id, units, key, keys.CHANGES, STOCK_MAX],
-    )
-    refuse_closed(campaign_id, code)
-    reasons = {
-        -1: f"SKU {sku_id!r} would have more than {STOCK_MAX} units",
-        -8: f"the key {key!r} was used for another top-up",
-        -9: f"there is no SKU {sku_id!r} in campaign {campaign_id!r}",
-        -10: f"{units} is not a number of units: give a whole number of at least 1",
-    }
-    if code in reasons:
-        raise OperationRefusedError(f"{reasons[code]}; nothing was changed")
-    return int(allocated), code == 1
 
 
 async def restore(

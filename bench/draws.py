@@ -12,9 +12,10 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from adapters.campaign_stock import load_campaign, move_campaign
 from adapters.draws import DrawReply, DrawRequest, draw, lottery_fields, move_lottery
 from adapters.redis import ScriptChannel, make_client
-from adapters.stock import BatchReply, OrderRequest, admit, load_campaign, move_campaign
+from adapters.stock import BatchReply, OrderRequest, admit
 from bench.cpu import cpu_ns
 from bench.errors import BenchError
 from bench.figures import Spread, ratio, spread

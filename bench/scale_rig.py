@@ -16,8 +16,9 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from adapters.campaign_stock import load_campaign, move_campaign
 from adapters.redis import ScriptChannel
-from adapters.stock import load_campaign, move_campaign, read_snapshot
+from adapters.stock import read_snapshot
 from bench import prefill
 from bench.cpu import cpu_ns
 from bench.drive import Errand

@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 import redis.asyncio as redis
 
+from adapters.campaign_stock import load_campaign, move_campaign
 from adapters.redis import ScriptChannel, make_client
-from adapters.stock import load_campaign, move_campaign, read_snapshot
+from adapters.stock import read_snapshot
 from bench import go_peer, nginx_peer, prefill
 from bench.cpu import with_children
 from bench.errors import BenchError

@@ -9,19 +9,19 @@ from typing import Final
 import msgspec
 
 from adapters.mysql import query
-from adapters.stock import move_campaign, read_snapshot
+from adapters.stock import read_snapshot
 from bench.compare import orders_at_most, sale_of
 from bench.errors import BenchError
 from bench.figures import ACCEPTED
 from bench.measure import Driver, Effort, Measured, measure
 from bench.servers import FLASHGATE, OUTBOX_ENTRIES_MAX, Place, Target
-from cli.campaign import load_into
 from cli.clients import Clients, open_clients
 from cli.config import local_defaults
 from cli.services import ServicePlan, Services
 from domain.settings import Settings, load_settings
 from stack.servers import Endpoints, LocalStack
 from stack.supervisor import Supervisor
+from warehouse.stock_up import put_on_sale
 
 NAME: Final = "flashgate, all"
 POLL_S: Final = 0.1
@@ -48,8 +48,7 @@ async def measure_full(place: Place, driver: Driver, effort: Effort) -> Measured
         await services.start()
         clients = await opened.enter_async_context(open_clients(settings))
         sale = sale_of(ACCEPTED, orders_at_most(effort))
-        await load_into(clients, sale.campaign())
-        await move_campaign(clients.channel, sale.campaign_id, "open")
+        await put_on_sale(clients, sale.campaign(), who="bench")
 
         async def units_taken() -> int:
             snapshot = await read_snapshot(clients.client, sale.campaign_id)

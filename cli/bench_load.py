@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from adapters.stock import move_campaign
 from bench.errors import BenchError
 from bench.sale import Sale
-from cli.campaign import load_into
 from cli.clients import open_clients
 from domain.campaign import Campaign, Sku
 from domain.settings import Settings
 from stack.runtime import read_runtime
+from warehouse.campaigns import close_campaign
+from warehouse.stock_up import put_on_sale
 
 SPARE_UNITS: Final = 1_000
 SOLD_OUT_SKU: Final = "sold-out"
@@ -79,9 +79,8 @@ async def own_sale(settings: Settings, units: int) -> AsyncIterator[Wanted]:
     """
     campaign = own_campaign(units)
     async with open_clients(settings) as clients:
-        await load_into(clients, campaign)
-        await move_campaign(clients.channel, campaign.id, "open")
+        await put_on_sale(clients, campaign, who="bench")
         try:
             yield Wanted(campaign.id, campaign.sku[0].id, SOLD_OUT_SKU)
         finally:
-            await move_campaign(clients.channel, campaign.id, "close")
+            await close_campaign(clients, campaign.id)

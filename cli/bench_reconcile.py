@@ -14,19 +14,18 @@ from rich.table import Table
 
 from adapters.kafka import create_topics
 from adapters.mysql import query
-from adapters.stock import move_campaign
 from bench.errors import BenchError
 from bench.reconcile import Reconciled, time_look
 from bench.reconcile_fill import Filler
 from bench.sale import Sale
 from cli.bench_run import RUNS, Run, run_measurement
-from cli.campaign import load_into
 from cli.clients import open_clients
 from cli.config import local_defaults
 from cli.migrate import upgrade_all
 from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic
 from domain.settings import Settings, load_settings
 from stack.servers import LocalStack
+from warehouse.stock_up import put_on_sale
 
 SKUS: Final = 4
 MB: Final = 1_000_000
@@ -49,8 +48,7 @@ async def measure_reconcile(run: Run, orders: int) -> tuple[Reconciled, Settings
         await create_topics(settings.kafka, [TOPIC_ORDERS_ACCEPTED, dead_topic(TOPIC_ORDERS_ACCEPTED)])
         clients = await opened.enter_async_context(open_clients(settings))
         campaign = Sale(f"bench-{secrets.token_hex(4)}", orders // SKUS + 1_000, SKUS).campaign()
-        await load_into(clients, campaign)
-        await move_campaign(clients.channel, campaign.id, "open")
+        await put_on_sale(clients, campaign, who="bench")
         run.say(f"filling Redis, Kafka and MySQL with {orders:,} orders …")
         began_s = time.monotonic()
         await Filler(settings, clients.channel, clients.client, clients.orders, campaign).fill(orders, run.say)

@@ -9,15 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapters.catalog import list_campaigns, register_campaign, set_allocated
-from adapters.lotteries import fields_of_kind, move
-from adapters.mysql import query
-from adapters.stock import load_campaign, read_snapshot, top_up
+from adapters.lotteries import move
+from adapters.stock import read_snapshot
 from cli.clients import Clients, open_clients, run
 from cli.config import load
+from cli.warehouse import operator
 from domain.campaign import Campaign, parse_campaign
 from domain.errors import ConfigError, OperationRefusedError
 from domain.settings import Settings
+from warehouse.campaigns import Closed, ToppedUp, close_campaign, load_into, top_up_stock
 
 app = typer.Typer(no_args_is_help=True, help="Load, open, pause, resume, close and look at a campaign.")
 stock_app = typer.Typer(no_args_is_help=True, help="Stock of a campaign.")
@@ -30,35 +30,6 @@ def stock_group() -> None:
 
 CampaignArgument = Annotated[str, typer.Argument(metavar="ID", help="The campaign's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-
-
-async def load_into(clients: Clients, campaign: Campaign) -> str:
-    """Load a campaign into MySQL and Redis; returns `created`, `updated` or `unchanged`.
-
-    Redis is asked first whether it can be, then MySQL learns of it (no order may arrive there before its campaign),
-    then Redis takes it.
-    """
-    more = await fields_of_kind(clients.client, clients.catalog, campaign)
-    foreseen = await load_campaign(clients.channel, campaign, check_only=True, more_fields=more)
-    known = campaign.id in {campaign_id for campaign_id, _ in await list_campaigns(clients.catalog)}
-    await register_campaign(clients.catalog, clients.orders, campaign)
-    # Redis has forgotten a campaign that MySQL knows: recovery has to look before anything is sold again.
-    gate_closed = known and foreseen == "created"
-    done = await load_campaign(clients.channel, campaign, gate_closed=gate_closed, more_fields=more)
-    await copy_allocations(clients, campaign.id)
-    return done
-
-
-async def copy_allocations(clients: Clients, campaign_id: str) -> None:
-    """Bring MySQL's allocations to what Redis has, which is the one that decides."""
-    snapshot = await read_snapshot(clients.client, campaign_id)
-    rows = await query(
-        clients.orders, "SELECT sku_id, allocated FROM campaign_sku WHERE campaign_id = %s", (campaign_id,)
-    )
-    known = dict(rows)
-    for sku_id, line in (snapshot.stock if snapshot else {}).items():
-        if known.get(sku_id) != line.allocated:
-            await set_allocated(clients.catalog, clients.orders, campaign_id, sku_id, line.allocated, lower=True)
 
 
 def read_campaign_file(path: Path) -> Campaign:
@@ -78,12 +49,15 @@ def read_campaign_file(path: Path) -> Campaign:
 def load_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The campaign file (TOML).")], json: JsonOption = False
 ) -> None:
-    """Load a campaign file; loading it again changes nothing, a changed file changes what it says."""
+    """Load a campaign file; loading it again changes nothing, a changed file changes what it says.
+
+    Its stock is allocated from the warehouse: all of it, or the file is refused whole.
+    """
     campaign = read_campaign_file(file)
 
     async def work(settings: Settings) -> str:
         async with open_clients(settings) as clients:
-            return await load_into(clients, campaign)
+            return await load_into(clients, campaign, who=operator())
 
     done = run(work(load()))
     if json:
@@ -124,8 +98,20 @@ def resume(campaign_id: CampaignArgument, json: JsonOption = False) -> None:
 
 @app.command()
 def close(campaign_id: CampaignArgument, json: JsonOption = False) -> None:
-    """Close a campaign for good; accepted orders stay."""
-    _move(campaign_id, "close", json=json)
+    """Close a campaign for good; accepted orders stay, and what is unsold goes back to the warehouse."""
+
+    async def work(settings: Settings) -> Closed:
+        async with open_clients(settings) as clients:
+            return await close_campaign(clients, campaign_id)
+
+    closed = run(work(load()))
+    if json:
+        facts = {"campaign_id": campaign_id, "state": closed.state, "changed": True, "returned": closed.returned}
+        typer.echo(orjson.dumps(facts).decode())
+        return
+    typer.echo(f"campaign {campaign_id}: {closed.state}")
+    for sku_id, units in closed.returned.items():
+        typer.echo(f"{sku_id}: {units} units went back to the warehouse")
 
 
 @app.command()
@@ -175,14 +161,12 @@ def topup(
     key: Annotated[str, typer.Option(help="Repeat with the same key to be sure: it adds once.")] = "",
     json: JsonOption = False,
 ) -> None:
-    """Add units to a SKU; it goes on sale again at once."""
+    """Add units to a SKU, from the warehouse; it goes on sale again at once."""
     key = key or secrets.token_hex(8)
 
-    async def work(settings: Settings) -> tuple[int, bool]:
+    async def work(settings: Settings) -> ToppedUp:
         async with open_clients(settings) as clients:
-            allocated, added = await top_up(clients.channel, campaign_id, sku_id, units, key)
-            await set_allocated(clients.catalog, clients.orders, campaign_id, sku_id, allocated)
-            return allocated, added
+            return await top_up_stock(clients, campaign_id, sku_id, units, key, who=operator())
 
     allocated, added = run(work(load()))
     if json:

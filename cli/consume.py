@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from cli.config import load
-from consumers.app import main_draws, main_orders, main_points
 
 
 class ConsumerName(StrEnum):
@@ -15,17 +14,32 @@ class ConsumerName(StrEnum):
     ORDERS = "orders"
     DRAWS = "draws"
     POINTS = "points"
+    WAREHOUSE = "warehouse"
 
 
 def consume(name: Annotated[ConsumerName, typer.Argument(help="Which consumer.")]) -> None:
-    """Run one consumer until SIGTERM or Ctrl-C. `orders`, `draws` and `points` write what their topic tells to MySQL.
+    """Run one consumer until SIGTERM or Ctrl-C.
 
-    Several processes of one name share the partitions of their topic; more processes than partitions stand by.
+    `orders`, `draws` and `points` write what their topic tells to MySQL; several processes of one name share the
+    partitions of their topic, and more processes than partitions stand by. `warehouse` carries out what was decided and
+    left undone: parcels that leave and come back, loads and top-ups of campaigns, the return of what closed campaigns
+    have not sold; one process is enough.
     """
     match name:
         case ConsumerName.ORDERS:
+            # Each process carries its own modules alone.
+            from consumers.app import main_orders  # noqa: PLC0415
+
             main_orders(load())
         case ConsumerName.DRAWS:
+            from consumers.app import main_draws  # noqa: PLC0415
+
             main_draws(load())
         case ConsumerName.POINTS:
+            from consumers.app import main_points  # noqa: PLC0415
+
             main_points(load())
+        case ConsumerName.WAREHOUSE:
+            from warehouse.app import main_warehouse  # noqa: PLC0415
+
+            main_warehouse(load())

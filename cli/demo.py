@@ -21,11 +21,13 @@ from rich.markup import escape
 from rich.table import Table
 from setproctitle import setproctitle
 
+from adapters.campaign_stock import move_campaign
 from bench.crowd_link import CrowdLink
+from cli import demo_outbound
 from cli.clients import open_clients
 from cli.config import local_defaults
 from cli.demo_proof import contradictions
-from cli.demo_sale import Sale, crowd_job, put_on_sale, sample_campaign, sell
+from cli.demo_sale import Sale, crowd_job, sample_campaign, sell
 from cli.demo_view import View
 from cli.services import ServicePlan, Services
 from cli.stack import launch, one_at_a_time, terminate, wait_for_leftovers
@@ -39,6 +41,7 @@ from stack.ports import free_port
 from stack.runtime import Runtime, read_runtime
 from stack.servers import Endpoints, LocalStack
 from stack.supervisor import Event, Supervisor
+from warehouse.campaigns import load_into
 
 BUYERS_MAX: Final = 1_000_000
 LEFTOVERS_TIMEOUT_S: Final = 60.0
@@ -83,6 +86,8 @@ def demo(
         stored=sale.stored,
         untrue={**sale.result.untrue, **(sale.life.wrong if sale.life else {})},
         notes=[line for one in sale.report.campaigns for line in one.explanations],
+        before=sale.before,
+        after=sale.after,
     )
     _tell(Console(stderr=json, highlight=False), sale, wrong)
     if json:
@@ -232,14 +237,25 @@ class Act:
         opened.push_async_callback(services.stop)
         await services.start()
         clients = await opened.enter_async_context(open_clients(settings))
-        await put_on_sale(clients, campaign)
+        view.say("goods come into the warehouse, and the campaign is allocated its share …")
+        await demo_outbound.fill_warehouse(clients, campaign)
+        await load_into(clients, campaign, who=demo_outbound.WHO)
+        before = await demo_outbound.look_around(clients, campaign.sku[0].id)
+        await move_campaign(clients.channel, campaign.id, "open")
         view.say(f"gathering {self.buyers:,} buyers …")
         job = crowd_job(settings, services.gateway_url, campaign, self.buyers)
         crowd = await opened.enter_async_context(CrowdLink(job, self.home / "logs" / "crowd.log"))
         lanes = await crowd.ready()
         view.say(f"{self.buyers:,} buyers on {lanes} connections want {campaign.sku[0].stock:,}: go")
         return await sell(
-            settings, clients, campaign, crowd, view, buyers=self.buyers, gateway_url=services.gateway_url
+            settings,
+            clients,
+            campaign,
+            crowd,
+            view,
+            buyers=self.buyers,
+            gateway_url=services.gateway_url,
+            before=before,
         )
 
     async def _start_servers(self, supervisor: Supervisor, opened: contextlib.AsyncExitStack) -> Endpoints:
@@ -258,6 +274,7 @@ def _tell(console: Console, sale: Sale, wrong: list[str]) -> None:
     facts, result = sale.facts, sale.result
     console.print()
     console.print(_books(sale))
+    console.print(_warehouse(sale))
     lines = Table.grid(padding=(0, 2))
     for name, text in (
         (
@@ -283,8 +300,9 @@ def _tell(console: Console, sale: Sale, wrong: list[str]) -> None:
     if not wrong:
         console.print(
             f"[bold green]Proved:[/bold green] {facts.sold:,} of {facts.stock:,} units are sold, each to one buyer"
-            f"{f', {facts.paid:,} of them paid' if facts.paid else ''}; {facts.sold_again:,} came back and were sold "
-            "again. Who was told 202 has one order in MySQL, nobody else has one, and no answer contradicted another."
+            f"{f', {facts.shipped:,} of them shipped' if facts.shipped else ''}; {facts.sold_again:,} came back and "
+            "were sold again. Who was told 202 has one order in MySQL, nobody else has one, no answer contradicted "
+            "another, and the warehouse's books balance."
         )
 
 
@@ -299,15 +317,23 @@ def _books(sale: Sale) -> Table:
         column.justify = "right"
     orders = (facts.accepted, facts.redis_taken, facts.kafka_distinct, facts.mysql_rows)
     books.add_row("orders accepted", *(f"{n:,}" for n in orders))
-    books.add_row("  paid", "", "", "", f"{facts.paid:,}")
+    books.add_row("  paid and shipped", "", "", "", f"{facts.shipped:,}")
+    if facts.paid > facts.shipped:
+        books.add_row("  paid, not shipped yet", "", "", "", f"{facts.paid - facts.shipped:,}")
     if facts.unpaid:
         books.add_row("  not paid yet", "", "", "", f"{facts.unpaid:,}")
+    books.add_row("  cancelled, expired", "", "", "", f"{facts.cancelled + facts.expired:,}")
+    books.add_row("  rejected in review, refunded", "", "", "", f"{facts.rejected:,}")
+    books.add_row("  parcel came back, refunded", "", "", "", f"{facts.returned:,}")
+    late = facts.refunded - facts.rejected - facts.returned
+    if late:
+        books.add_row("  paid too late, refunded", "", "", "", f"{late:,}")
     given_back = facts.cancelled + facts.expired + facts.refunded
-    books.add_row("  cancelled, expired", "", f"{facts.redis_returned:,}", "", f"{given_back:,}")
+    books.add_row("units given back", "", f"{facts.redis_returned:,}", "", f"{given_back:,}")
     books.add_row("  of them, sold again", f"{facts.sold_again:,}")
     books.add_row("units sold", "", f"{sku.taken - sku.returned:,}", "", f"{sku.mysql_sold:,}")
     books.add_row("units left", "", f"{sku.remaining:,}", "", f"{sku.allocated - sku.mysql_sold:,}")
-    books.add_row("units in all", f"{facts.stock:,}", f"{sku.allocated:,}", "", f"{sku.allocated:,}", end_section=True)
+    books.add_row("units in all", "", f"{sku.allocated:,}", "", f"{sku.allocated:,}", end_section=True)
     books.add_row("sold out", f"{facts.sold_out:,}")
     books.add_row("rate limited", f"{facts.rate_limited:,}")
     books.add_row("failed", f"{facts.failed:,}", end_section=True)
@@ -315,3 +341,23 @@ def _books(sale: Sale) -> Table:
     books.add_row("missing, extra, dead", "", "", "", f"{sku.missing:,}, {sku.extra:,}, {sku.dead_letters:,}")
     books.add_row("drift", "", "", "", f"[{'red' if facts.drift else 'green'}]{facts.drift:,}")
     return books
+
+
+def _warehouse(sale: Sale) -> Table:
+    """Return what the warehouse had before the sale, and what it has after it."""
+    table = Table("", "before", "after", title="The warehouse: where every unit is", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    before, after = sale.before, sale.after
+
+    def row(name: str, was: int, now: int, *, ends: bool = False) -> None:
+        table.add_row(name, f"{was:,}", f"{now:,}", end_section=ends)
+
+    row("received", before.received, after.received)
+    row("shipped", before.shipped, after.shipped)
+    row("came back", before.returned, after.returned, ends=True)
+    row("on hand", before.on_hand, after.on_hand)
+    row("  for the campaign", before.allocated, after.allocated)
+    row("  sold by the shop", before.reserved, after.reserved)
+    row("  free", before.free, after.free)
+    return table

@@ -14,6 +14,7 @@ from adapters.mysql import query
 from adapters.stock import read_snapshot
 from bench.crowd import buyer_name, purchase_key
 from cli.clients import Clients
+from cli.demo_outbound import Clerk
 from cli.demo_view import View
 from cli.token import make_token
 from domain.campaign import Campaign
@@ -37,8 +38,11 @@ AS_JSON: Final = {"Accept": "application/json"}
 NOT_NOW: Final = frozenset({429, 503})
 OPEN_WORK: Final = (
     "SELECT (SELECT COUNT(*) FROM stock_return WHERE campaign_id = %s AND done_at_ms IS NULL) + "
-    "(SELECT COUNT(*) FROM payment WHERE campaign_id = %s AND status IN ('reacquiring', 'refund_due'))"
+    "(SELECT COUNT(*) FROM payment WHERE campaign_id = %s AND status IN ('reacquiring', 'refund_due')) + "
+    "(SELECT COUNT(*) FROM warehouse_due WHERE campaign_id = %s AND done_at_ms IS NULL)"
 )
+UNDER_WAY: Final = (OrderStatus.CONFIRMED, OrderStatus.PAID, OrderStatus.APPROVED, OrderStatus.REJECTED)
+"""In these an order waits for its buyer, for the clerk, for the warehouse or for its money."""
 
 
 def pay_within_s(buyers: int, stock: int) -> int:
@@ -71,7 +75,7 @@ class Life:
     def text(self) -> str:
         """How things stand, in one line."""
         named = [
-            f"{self.statuses[one]:,} {one}" for one in OrderStatus if self.statuses[one] or one is OrderStatus.PAID
+            f"{self.statuses[one]:,} {one}" for one in OrderStatus if self.statuses[one] or one is OrderStatus.SHIPPED
         ]
         return f"{', '.join(named)}; {len(self.accepted_ids):,} sold again"
 
@@ -164,17 +168,21 @@ async def live_on(
     campaign: Campaign,
     view: View,
     *,
+    new_clerk: Callable[[Sequence[str]], Clerk],
     orders: Sequence[tuple[str, str]],
     empty_handed: Sequence[int],
     accepted: int,
 ) -> Life:
     """Have buyers pay, cancel and wait, and others buy what comes back, until every order is settled.
 
+    Meanwhile a clerk reviews what is paid.
+
     Args:
         buyers: who act.
         clients: where to look how things stand.
         campaign: what was sold.
         view: told how things go.
+        new_clerk: returns who reviews what is paid, given the orders that are paid at first.
         orders: (order id, user id) of all that were accepted.
         empty_handed: numbers of buyers who were told SOLD_OUT.
         accepted: how many orders were answered 202 during the sale.
@@ -196,7 +204,9 @@ async def live_on(
 
     cancelling = round(len(orders) * CANCEL_SHARE)
     paying = cancelling + round(len(orders) * PAY_SHARE)
+    clerk = new_clerk([order_id for order_id, _ in orders[cancelling:paying]])
     async with asyncio.TaskGroup() as acts:
+        reviewing = acts.create_task(clerk.work())
         for order_id, user in orders[:cancelling]:
             acts.create_task(cancel(order_id, user))
         for order_id, user in orders[cancelling:paying]:
@@ -211,7 +221,9 @@ async def live_on(
                 note(status, "an order", fine=202)
             return status == 202
 
-        await _sell_again(buy_again, clients, campaign, view, life, deque(empty_handed))
+        await _sell_again(buy_again, clients, campaign, view, life, deque(empty_handed), clerk)
+        clerk.stop()
+        await reviewing
     view.say(life.text)
     return life
 
@@ -223,6 +235,7 @@ async def _sell_again(
     view: View,
     life: Life,
     empty_handed: "deque[int]",
+    clerk: Clerk,
 ) -> None:
     """Have those who went away empty-handed buy what comes back, until nothing can come back any more."""
     deadline_s = time.monotonic() + campaign.campaign.pay_within_s + SETTLE_S
@@ -236,8 +249,8 @@ async def _sell_again(
         if time.monotonic() >= told_s and life.text != told:
             told_s, told = time.monotonic() + TELL_S, life.text
             view.say(told)
-        settled = life.all_stored and not life.statuses[OrderStatus.CONFIRMED]
-        settled = settled and not await _open_work(clients, campaign.id)
+        settled = life.all_stored and not any(life.statuses[one] for one in UNDER_WAY)
+        settled = settled and clerk.is_done and not await _open_work(clients, campaign.id)
         # Looked at anew, after the last unit can have come back.
         if settled and not coming and (not empty_handed or not await _units_left(clients, campaign.id)):
             return
@@ -256,4 +269,4 @@ async def _statuses(clients: Clients, campaign_id: str) -> Counter[str]:
 
 
 async def _open_work(clients: Clients, campaign_id: str) -> int:
-    return int((await query(clients.orders, OPEN_WORK, (campaign_id, campaign_id)))[0][0])
+    return int((await query(clients.orders, OPEN_WORK, (campaign_id,) * 3))[0][0])

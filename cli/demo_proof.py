@@ -1,8 +1,23 @@
 """What a demo has to be true: its facts, and what contradicts its promise. Without I/O."""
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import msgspec
+
+
+class House(NamedTuple):
+    """What the warehouse says of a SKU, in units: see `warehouse.books.SkuLine`."""
+
+    on_hand: int
+    allocated: int
+    reserved: int
+    free: int
+    received: int
+    shipped: int
+    returned: int
+    differences: tuple[str, ...] = ()
+    """What of its books does not balance."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +31,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         sold: units held at the end by MySQL.
         mysql_rows: order rows.
         redis_taken, redis_returned: units that Redis has handed out and got back.
-        paid, unpaid, cancelled, expired, refunded: order rows by their status at the end.
+        paid: order rows that are paid and hold their unit, on its way or at the buyer's.
+        unpaid, cancelled, expired, refunded: order rows by their status at the end.
+        shipped, rejected, returned: parcels that left for good, that were held back by the outbound review, and that
+            came back. Of the last two, orders end as refunded.
+        withdrawn: units that nobody bought and that went back to the warehouse when the campaign was closed.
         sold_again: orders of units that had come back.
         offered_per_s: requests sent, a second, from the opening to the last answer.
         accepted_per_s: orders accepted, a second, from the opening to the last acceptance.
@@ -44,6 +63,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
     expired: int
     refunded: int
+    shipped: int
+    rejected: int
+    returned: int
+    withdrawn: int
     sold_again: int
     kafka_distinct: int
     drift: int
@@ -57,7 +80,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def contradictions(
-    facts: Facts, *, told: Collection[str], stored: Collection[str], untrue: Mapping[str, int], notes: Collection[str]
+    facts: Facts,
+    *,
+    told: Collection[str],
+    stored: Collection[str],
+    untrue: Mapping[str, int],
+    notes: Collection[str],
+    before: House,
+    after: House,
 ) -> list[str]:
     """Return what is not as promised, one sentence each; empty when all is well.
 
@@ -67,6 +97,8 @@ def contradictions(
         stored: order ids in MySQL.
         untrue: what answers contradicted what was said before → how many.
         notes: what the reconciler explains.
+        before: the warehouse when the campaign was loaded.
+        after: the warehouse at the end.
     """
     found = [f"{count} untrue answers: {what}" for what, count in untrue.items()]
     served = facts.accepted + facts.sold_out
@@ -100,4 +132,31 @@ def contradictions(
         found.append(f"{len(unasked)} orders are in MySQL whose buyers were told otherwise, {min(unasked)} for one")
     if facts.drift:
         found.append(f"drift {facts.drift}")
-    return [*found, *notes]
+    return [*found, *_of_the_house(facts, before, after), *notes]
+
+
+def _of_the_house(facts: Facts, before: House, after: House) -> list[str]:
+    """Return what of the warehouse is not as promised."""
+    same = {
+        "units on hand": (after.on_hand, before.on_hand - facts.shipped),
+        "units that lie there for campaigns": (after.allocated, facts.sold - facts.shipped + _left(facts)),
+        "units that lie there for the shop": (after.reserved, before.reserved),
+        "free units": (after.free, before.free + facts.withdrawn),
+        "parcels that left": (after.shipped, before.shipped + facts.shipped + facts.returned),
+        "parcels that came back": (after.returned, before.returned + facts.returned),
+    }
+    found = [
+        f"the warehouse has {has} {what}, it should be {wanted}"
+        for what, (has, wanted) in same.items()
+        if has != wanted
+    ]
+    if facts.rejected + facts.returned > facts.refunded:
+        found.append(
+            f"{facts.rejected + facts.returned} orders were rejected or came back, {facts.refunded} are refunded"
+        )
+    return [*found, *after.differences]
+
+
+def _left(facts: Facts) -> int:
+    """Return the units that the campaign has neither sold nor given back."""
+    return facts.stock - facts.sold - facts.withdrawn

@@ -15,14 +15,14 @@ import aiohttp
 import msgspec
 
 from adapters.mysql import Pool, query
-from adapters.stock import move_campaign
 from bench.crowd_link import LANES_MAX, CrowdLink
 from bench.crowd_messages import Job, Result
-from cli import demo_life
-from cli.campaign import load_into, read_campaign_file
+from cli import demo_life, demo_outbound
+from cli.campaign import read_campaign_file
 from cli.clients import Clients
 from cli.demo_life import Buyers, Life
-from cli.demo_proof import Facts
+from cli.demo_outbound import Clerk
+from cli.demo_proof import Facts, House
 from cli.demo_view import View
 from consumers.reconcile import reconcile
 from consumers.reconcile_report import Report
@@ -32,6 +32,7 @@ from domain.order_state import OrderStatus
 from domain.settings import Settings
 from gateway.app import read_key
 from stack.paths import PROJECT_ROOT
+from warehouse.campaigns import close_campaign
 
 SAMPLE: Final = PROJECT_ROOT / "examples" / "sale.toml"
 WINDOW: Final = timedelta(hours=1)
@@ -55,6 +56,10 @@ class Sale:
     """Order ids in MySQL."""
     life: Life | None
     """What became of the orders afterwards; None: there were too many for the demo to let them pay."""
+    before: House
+    """The warehouse when the campaign was loaded."""
+    after: House
+    """The warehouse at the end."""
 
 
 def sample_campaign(buyers: int, stock: int) -> Campaign:
@@ -72,12 +77,6 @@ def sample_campaign(buyers: int, stock: int) -> Campaign:
         head = msgspec.structs.replace(head, pay_within_s=demo_life.pay_within_s(buyers, stock))
     sku = msgspec.structs.replace(campaign.sku[0], stock=stock)
     return msgspec.structs.replace(campaign, campaign=head, sku=(sku,))
-
-
-async def put_on_sale(clients: Clients, campaign: Campaign) -> None:
-    """Load a campaign and open it."""
-    await load_into(clients, campaign)
-    await move_campaign(clients.channel, campaign.id, "open")
 
 
 def crowd_job(settings: Settings, gateway_url: str, campaign: Campaign, buyers: int) -> Job:
@@ -107,8 +106,9 @@ async def sell(
     *,
     buyers: int,
     gateway_url: str,
+    before: House,
 ) -> Sale:
-    """Let a ready crowd loose, have orders paid, cancelled and expire, and return what came of it.
+    """Let a ready crowd loose, have orders paid, cancelled, expire and shipped, and return what came of it.
 
     Raises:
         FlashgateError: a server or the crowd failed.
@@ -122,12 +122,15 @@ async def sell(
     scripts = _since(scripts, await _script_calls(clients))
     inserts = _since(inserts, await _insert_statements(clients.orders))
     life = await _live_on(settings, clients, campaign, view, result, gateway_url)
-    view.say("comparing Redis, Kafka and MySQL …")
+    withdrawn = await _close(clients, campaign, view) if life else 0
+    view.say("comparing Redis, Kafka, MySQL and the warehouse …")
     report = await reconcile(settings, [campaign.id])
     (compared,) = report.campaigns
     rows = await query(clients.orders, "SELECT order_id FROM orders WHERE campaign_id = %s", (campaign.id,))
     again = life.accepted_ids if life else set()
     statuses = life.statuses if life else Counter({OrderStatus.CONFIRMED: compared.confirmed})
+    parcels = await demo_outbound.count_parcels(clients, campaign.id)
+    after = await demo_outbound.look_around(clients, campaign.sku[0].id)
     facts = Facts(
         kind=campaign.campaign.kind,
         buyers=buyers,
@@ -143,11 +146,15 @@ async def sell(
         redis_taken=compared.redis_taken,
         kafka_distinct=compared.kafka_distinct,
         redis_returned=sum(sku.returned for sku in compared.skus),
-        paid=statuses[OrderStatus.PAID],
+        paid=sum(statuses[one] for one in (OrderStatus.PAID, OrderStatus.APPROVED, OrderStatus.SHIPPED)),
         unpaid=statuses[OrderStatus.CONFIRMED],
         cancelled=statuses[OrderStatus.CANCELLED],
         expired=statuses[OrderStatus.EXPIRED],
         refunded=statuses[OrderStatus.REFUNDED],
+        shipped=parcels.shipped,
+        rejected=parcels.rejected,
+        returned=parcels.returned,
+        withdrawn=withdrawn,
         sold_again=len(again),
         drift=report.drift,
         offered_per_s=_rate(result.sent, result.seconds),
@@ -158,7 +165,16 @@ async def sell(
         evalsha_calls=scripts,
         insert_statements=inserts,
     )
-    return Sale(facts, result, report, again.union(result.order_ids), [order_id for (order_id,) in rows], life)
+    stored = [order_id for (order_id,) in rows]
+    return Sale(facts, result, report, again.union(result.order_ids), stored, life, before, after)
+
+
+async def _close(clients: Clients, campaign: Campaign, view: View) -> int:
+    """Close the campaign; returns the units that nobody bought, which go back to the warehouse."""
+    closed = await close_campaign(clients, campaign.id)
+    withdrawn = sum(closed.returned.values())
+    view.say(f"the campaign is closed, {withdrawn:,} unsold units are free in the warehouse again")
+    return withdrawn
 
 
 async def _live_on(
@@ -182,6 +198,7 @@ async def _live_on(
             clients,
             campaign,
             view,
+            new_clerk=lambda paying: Clerk(clients, settings, campaign.id, paying),
             orders=[(order_id, user_id) for order_id, user_id in orders],
             empty_handed=result.empty_handed,
             accepted=len(result.order_ids),

@@ -13,12 +13,15 @@ import typer
 GROUPS: Final = {
     "bench": "cli.bench:app",
     "campaign": "cli.campaign:app",
+    "catalog": "cli.catalog:app",
     "deadletter": "cli.deadletter:app",
     "lottery": "cli.lottery:app",
+    "outbound": "cli.outbound:app",
     "points": "cli.points:app",
     "sandbox": "cli.sandbox:app",
     "stack": "cli.stack:app",
     "stock": "cli.campaign:stock_app",
+    "warehouse": "cli.warehouse:app",
 }
 COMMANDS: Final = {
     "demo": "cli.demo:demo",

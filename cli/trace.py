@@ -8,7 +8,8 @@ from cli.clients import open_clients, run
 from cli.config import load
 from consumers.dead_letter_rules import one_line, printable
 from consumers.trace import Tracer
-from consumers.trace_rules import Story, as_json, line_text, summary, timeline
+from consumers.trace_facts import Story
+from consumers.trace_rules import as_json, line_text, summary, timeline
 from domain.errors import BackendError, OperationRefusedError
 from domain.order import split_order_id
 from domain.settings import Settings

@@ -8,7 +8,7 @@ from typing import Final
 
 import redis.asyncio as redis
 
-from adapters.catalog import set_allocated
+from adapters.catalog import mend_counter
 from adapters.holds import release
 from adapters.kafka_sender import KafkaSender, Outgoing
 from adapters.mysql import Pool
@@ -17,7 +17,7 @@ from adapters.repairs import OrderRow, find_attempts, read_orders, recount_sold,
 from adapters.stock import Attempt, StockLine, read_fence, read_snapshot
 from consumers.repair_rules import Action, ActionKind, Repaired
 from domain import order_state
-from domain.errors import FencedError, FlashgateError
+from domain.errors import FencedError, FlashgateError, OperationRefusedError
 from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, encode_order_accepted
 from domain.order import digest_of
 from domain.order_state import OrderStatus
@@ -177,8 +177,16 @@ class Repairer:
             if line is None:
                 yield Repaired(action, False, "Redis does not know this SKU")
                 continue
-            await set_allocated(self._catalog, self._orders, campaign_id, action.sku_id, line.allocated, lower=True)
-            yield Repaired(action, True, f"MySQL says {line.allocated} units allocated now, as Redis does")
+            try:
+                allocated = await mend_counter(self._catalog, self._orders, campaign_id, action.sku_id)
+            except OperationRefusedError as error:
+                yield Repaired(action, False, str(error))
+                continue
+            said = f"fg_orders says {allocated} units allocated, as the catalog does"
+            if line.allocated == allocated:
+                yield Repaired(action, True, said)
+            else:
+                yield Repaired(action, False, f"{said}; Redis has {line.allocated}: a person has to look")
 
     async def _recount(self, actions: Sequence[Action]) -> AsyncIterator[Repaired]:
         for action in actions:

@@ -48,7 +48,7 @@ class ActionKind(StrEnum):
     RESTORE = "restore"
     """Put an order back into its buyer's record, and take its stock where Redis does not count it any more."""
     ALLOCATED = "allocated"
-    """Bring what MySQL says is allocated to Redis's figure."""
+    """Bring what fg_orders says is allocated to the catalog's figure."""
     SOLD = "sold"
     """Count MySQL's counter anew from the ledger."""
 

@@ -18,7 +18,7 @@ from adapters.mysql import Pool, transaction
 from adapters.redis import ANSWERS_LOST
 from consumers.dead_letter_rules import LetterId, event_of, read_letter
 from consumers.dead_letter_sql import read_marks
-from consumers.trace_rules import (
+from consumers.trace_facts import (
     HELD_WORDS,
     ChangeFacts,
     EventFacts,
@@ -26,9 +26,11 @@ from consumers.trace_rules import (
     LedgerFacts,
     LetterFacts,
     OutboxFacts,
+    ParcelFacts,
     PaymentFacts,
     RedisFacts,
     ReturnFacts,
+    ReviewFacts,
     RowFacts,
     Story,
 )
@@ -70,6 +72,11 @@ _PAYMENTS: Final = (
 _RETURNS: Final = (
     "SELECT hold_no, origin, quantity, created_at_ms, attempts, error, done_at_ms FROM stock_return "
     "WHERE order_id = %s ORDER BY created_at_ms, hold_no, origin"
+)
+_REVIEW: Final = "SELECT status, who, why, opened_at_ms, decided_at_ms FROM outbound_review WHERE order_id = %s"
+_PARCELS: Final = (
+    "SELECT kind, who, why, created_at_ms, attempts, error, done_at_ms FROM warehouse_due "
+    "WHERE order_id = %s ORDER BY created_at_ms, kind DESC"
 )
 # As `adapters.stock.read_attempts`, with the state as it is; see scripts/lua/include/buyer_record.lua.
 _decode_record: Final = msgspec.msgpack.Decoder(tuple[Any, Any, list[tuple[str, str, str, int, int, int]]]).decode
@@ -162,7 +169,7 @@ class Tracer:
             for statement in _SNAPSHOT:
                 await cursor.execute(statement)
             rows = {}
-            for statement in (_ROW, _LEDGER, _CHANGES, _PAYMENTS, _RETURNS):
+            for statement in (_ROW, _LEDGER, _CHANGES, _PAYMENTS, _REVIEW, _PARCELS, _RETURNS):
                 await cursor.execute(statement, (story.order_id,))
                 names = [column[0] for column in cursor.description]
                 rows[statement] = [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
@@ -172,6 +179,8 @@ class Tracer:
         story.ledger = [LedgerFacts(at_ms=row.pop("created_at_ms"), **row) for row in rows[_LEDGER]]
         story.changes = [ChangeFacts(**{**row, "published": bool(row["published"])}) for row in rows[_CHANGES]]
         story.payments = [PaymentFacts(**row) for row in rows[_PAYMENTS]]
+        story.review = next((ReviewFacts(**row) for row in rows[_REVIEW]), None)
+        story.parcels = [ParcelFacts(**row) for row in rows[_PARCELS]]
         story.returns = [ReturnFacts(**row) for row in rows[_RETURNS]]
 
     # -- Redis -------------------------------------------------------------------------------------------------

@@ -9,171 +9,24 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from consumers.dead_letter_rules import iso
+from consumers.trace_facts import LetterFacts, ParcelFacts, PaymentFacts, ReturnFacts, ReviewFacts, RowFacts, Story
 from domain.order_state import ACTIVE, HOLDING, OrderStatus, PaymentStatus
 from domain.outbox import START, parse_outbox_id
 
-HELD_WORDS: Final = {0: "released", 1: "held", 2: "paid"}
-"""State of an attempt in a buyer's record → what it is called."""
-HOPS: Final = ("redis", "outbox", "kafka", "dead letter", "mysql", "ledger", "change", "payment", "return")
+HOPS: Final = (
+    "redis",
+    "outbox",
+    "kafka",
+    "dead letter",
+    "mysql",
+    "ledger",
+    "change",
+    "payment",
+    "review",
+    "parcel",
+    "return",
+)
 """In the order in which an order comes by."""
-
-
-class EventFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An order as its event, or its row, tells of it."""
-
-    user_id: str
-    sku_id: str
-    quantity: int
-    hold_no: int
-    accepted_at_ms: int
-    outbox_id: str
-    """`0-0`: made anew, because its outbox entry was lost."""
-    outbox_index: int
-
-
-class RedisFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The order in its buyer's record."""
-
-    user_id: str
-    sku_id: str
-    quantity: int
-    hold_no: int
-    state: str
-    """`held`, `paid` or `released`."""
-    gate_open: bool
-    """False: Redis was restarted, and recovery has not looked yet what it has lost."""
-
-
-class OutboxFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The order in the outbox of its campaign."""
-
-    outbox_id: str
-    outbox_index: int
-    checkpoint: str
-    """All entries up to it are in Kafka."""
-    waiting: bool
-    """The entry is still there."""
-    relayed: bool
-    """The checkpoint has passed it."""
-
-
-class KafkaFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of the order among the accepted orders."""
-
-    partition: int
-    offset: int
-    at_ms: int
-    outbox_id: str
-    outbox_index: int
-    consumed: bool | None
-    """Whether the consumers have committed it; None: not known."""
-
-
-class LetterFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A dead letter of the order."""
-
-    id: str
-    at_ms: int
-    reason: str
-    error: str
-    action: str
-    """`replayed` or `dropped`; empty: it is open."""
-    action_at_ms: int | None
-
-
-class RowFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The order's row in MySQL."""
-
-    status: str
-    version: int
-    campaign_id: str
-    sku_id: str
-    user_id: str
-    quantity: int
-    unit_price_cents: int
-    hold_no: int
-    outbox_id: str
-    outbox_index: int
-    accepted_at_ms: int
-    confirmed_at_ms: int
-    pay_by_ms: int | None
-
-
-class LedgerFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the stock ledger."""
-
-    hold_no: int
-    kind: str
-    sku_id: str
-    quantity: int
-    outbox_id: str
-    outbox_index: int
-    at_ms: int
-
-
-class ChangeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A state that the order came to after it was confirmed."""
-
-    version: int
-    status: str
-    reason: str
-    at_ms: int
-    published: bool
-
-
-class PaymentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A payment for the order."""
-
-    payment_id: str
-    attempt_no: int
-    amount_cents: int
-    status: str
-    hold_no: int
-    created_at_ms: int
-    updated_at_ms: int
-    next_at_ms: int
-    attempts: int
-    error: str
-
-
-class ReturnFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Units that Redis had, or has, to get back."""
-
-    hold_no: int
-    origin: str
-    """Empty: the release of a hold. Else the outbox entry and place of a second deduction."""
-    quantity: int
-    created_at_ms: int
-    attempts: int
-    error: str
-    done_at_ms: int | None
-
-
-class Story(msgspec.Struct, kw_only=True):
-    """All that was found out about an order."""
-
-    order_id: str
-    now_ms: int
-    event: EventFacts | None = None
-    """From wherever it was found first."""
-    redis: RedisFacts | None = None
-    outbox: OutboxFacts | None = None
-    kafka: list[KafkaFacts] = []
-    dead_letters: list[LetterFacts] = []
-    mysql: RowFacts | None = None
-    ledger: list[LedgerFacts] = []
-    changes: list[ChangeFacts] = []
-    payments: list[PaymentFacts] = []
-    returns: list[ReturnFacts] = []
-    away: dict[str, str] = {}
-    """Store → why it could not be asked."""
-    notes: list[str] = []
-    """What could not be found out, and why."""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether any store knows the order."""
-        return any((self.redis, self.kafka, self.dead_letters, self.mysql, self.ledger, self.event))
 
 
 class Line(NamedTuple):
@@ -193,6 +46,7 @@ def timeline(story: Story) -> list[Line]:
         *_letters(story.dead_letters),
         *_in_mysql(story),
         *_payments(story.payments),
+        *_outbound(story.review, story.parcels),
         *_returns(story.returns),
     ]
     undated = [line for line in lines if line.at_ms is None]
@@ -283,6 +137,29 @@ def _payments(payments: Sequence[PaymentFacts]) -> Iterator[Line]:
         yield Line(one.updated_at_ms, "payment", f"{name}: {one.status}{tried}")
 
 
+def _outbound(review: ReviewFacts | None, parcels: Sequence[ParcelFacts]) -> Iterator[Line]:
+    if review is not None:
+        yield Line(review.opened_at_ms, "review", "opened: a person has to approve it before it goes out")
+        if review.decided_at_ms is not None:
+            decided = _DECIDED.get(review.status, review.status)
+            yield Line(review.decided_at_ms, "review", f"{decided}: {_said(review.who, review.why)}")
+    words = {"ship": ("to be shipped", "has left the warehouse"), "return": ("came back", "back in the warehouse")}
+    for one in parcels:
+        owed, done = words.get(one.kind, (one.kind, f"{one.kind} done"))
+        tried = f", refused {one.attempts} times by the warehouse: {one.error}" if one.error else ""
+        yield Line(one.created_at_ms, "parcel", f"{owed}: {_said(one.who, one.why)}{tried}")
+        if one.done_at_ms is not None:
+            yield Line(one.done_at_ms, "parcel", done)
+
+
+_DECIDED: Final = {"shipped": "approved", "returning": "taken back", "returned": "taken back"}
+"""Status of a review → what was decided last, where the two are called differently."""
+
+
+def _said(who: str, why: str) -> str:
+    return f"{who}, {why!r}" if why else who
+
+
 def _returns(returns: Sequence[ReturnFacts]) -> Iterator[Line]:
     for one in returns:
         what = f"of hold {one.hold_no}" if not one.origin else f"of a second deduction, outbox entry {one.origin}"
@@ -339,8 +216,10 @@ def _of_row(story: Story, row: RowFacts) -> str:
     if status == OrderStatus.PAID:
         return "paid; its units are sold, and it waits for approval"
     if status == OrderStatus.APPROVED:
-        return "approved; it waits for shipping"
+        return f"approved; it waits for shipping{_in_the_way(story)}"
     if status == OrderStatus.SHIPPED:
+        if any(one.kind == "return" and one.done_at_ms is None for one in story.parcels):
+            return f"shipped, and it came back; the warehouse has to take it in{_in_the_way(story)}"
         return "shipped; nothing more is to come"
     text = f"{status}{_because(story, row)}"
     owed = [one for one in story.returns if one.done_at_ms is None]
@@ -354,6 +233,12 @@ def _of_row(story: Story, row: RowFacts) -> str:
         wants = "units are being looked for" if due[0].status == PaymentStatus.REACQUIRING else "its refund is due"
         text += f"; payment {due[0].payment_id} was charged, and {wants} since {iso(due[0].updated_at_ms)}"
     return text
+
+
+def _in_the_way(story: Story) -> str:
+    """Return why the warehouse has not done its part, if it has tried."""
+    errors = [one.error for one in story.parcels if one.done_at_ms is None and one.error]
+    return f" (the warehouse refused: {errors[-1]})" if errors else ""
 
 
 def _of_confirmed(story: Story, row: RowFacts, payment: PaymentFacts | None) -> str:

@@ -13,6 +13,7 @@ from domain.errors import ConfigError
 
 SKUS_MAX: Final = 5_000
 STOCK_MAX: Final = 100_000_000
+LOTTERY: Final = "lottery"
 PRIZES_MAX: Final = 100
 """Kinds of prizes in a lottery: each draw walks through them."""
 WEIGHT_MAX: Final = 1_000_000
@@ -135,7 +136,7 @@ def parse_campaign(text: str, *, source: str) -> Campaign:
         if sku.id in seen:
             raise refuse(["sku", number, "id"], f"the SKU {sku.id!r} stands twice in this file")
         seen.add(sku.id)
-    if campaign.campaign.kind == "lottery":
+    if campaign.campaign.kind == LOTTERY:
         for path, why in _lottery_faults(campaign):
             raise refuse(path, why)
     return campaign

@@ -4,9 +4,11 @@ Keys of one campaign share the hash tag `{campaign:shard}`, so that one script s
 Redis Cluster keeps them in one slot. Today every campaign has one shard, number 0 (see docs/decisions.md).
 """
 
+import hashlib
 from typing import Final
 
 SHARD: Final = 0
+GUARD_HASH_BYTES: Final = 20
 
 CAMPAIGNS: Final = "fg:campaigns"
 """Set of the ids of all loaded campaigns."""
@@ -52,6 +54,11 @@ def topups(campaign_id: str) -> str:
     return f"{_slot(campaign_id)}:topups"
 
 
+def withdrawn(campaign_id: str) -> str:
+    """Hash: SKU id → units that the campaign has given back to the warehouse since it was closed, all in all."""
+    return f"{_slot(campaign_id)}:withdrawn"
+
+
 def duplicates(campaign_id: str) -> str:
     """Hash: `<order, 32 hex> <origin>` → units given back, of deductions that were made a second time."""
     return f"{_slot(campaign_id)}:duplicates"
@@ -75,3 +82,11 @@ def buyer(campaign_id: str, user_id: str) -> str:
 def buyer_pattern(campaign_id: str) -> str:
     """Return the SCAN pattern of a campaign's buyer records (campaign ids have no glob characters)."""
     return f"{_slot(campaign_id)}:buyer:*"
+
+
+def guard(fact: str) -> str:
+    """String: the token of whoever inserts this fact at the moment, see adapters/insert_once.py.
+
+    The fact is hashed: however long it is and whatever stands in it, its key is short and no other fact's.
+    """
+    return f"fg:guard:{hashlib.blake2b(fact.encode(), digest_size=GUARD_HASH_BYTES).hexdigest()}"

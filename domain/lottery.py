@@ -17,6 +17,7 @@ scripts no other); the first goes on from the campaign's id.
     return <units> <sku> <draw> <origin>  a prize that was taken twice for one draw, for the second time
     take <units> <sku> <draw>             a prize that was taken for a draw once more, by a person
     close
+    withdraw <units> <sku> <in all>       what was not won and went back to the warehouse, after the close
 
 Lines are numbered from 1 on. They come in entries, one a batch; an entry's hash is that of the hash before, a blank,
 the number of its first line, a blank, and its lines as MessagePack strings (0xDA, length in two bytes, UTF-8). Pure.
@@ -42,7 +43,8 @@ PRIZE_UNITS: Final = 1
 """A draw wins one unit."""
 
 
-MOVES: Final = {"topup": 1, "release": 1, "return": 1, "take": -1}
+WITHDRAW: Final = "withdraw"
+MOVES: Final = {"topup": 1, "release": 1, "return": 1, "take": -1, WITHDRAW: -1}
 """What moves a prize's stock without a draw, and which way."""
 
 
@@ -352,6 +354,8 @@ class Replay:
         if place is None or moved.units < 1:
             self._fault(seq, f"moves {moved.units} units of {moved.sku_id!r}, which cannot be")
             return
+        if moved.kind == WITHDRAW and not self._closed:
+            self._fault(seq, f"withdraws units of {moved.sku_id!r} before the lottery was closed")
         self._remaining[place] += MOVES[moved.kind] * moved.units
         if self._remaining[place] < 0:
             self._fault(seq, f"takes units of {moved.sku_id!r} that are not there")

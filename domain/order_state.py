@@ -12,14 +12,16 @@ class OrderStatus(StrEnum):
     CONFIRMED = "confirmed"
     """It has its row, and holds its units until `pay_by`."""
     PAID = "paid"
+    """It waits for outbound review."""
     APPROVED = "approved"
+    """It may go out; the warehouse has not been told yet."""
     SHIPPED = "shipped"
     CANCELLED = "cancelled"
     """By the buyer, before it was paid."""
     EXPIRED = "expired"
     """It was not paid in time."""
     REJECTED = "rejected"
-    """By an operator."""
+    """By an operator, or its parcel has come back."""
     REFUNDED = "refunded"
     """Money that had come for an order without units went back."""
 
@@ -34,7 +36,8 @@ FOLLOWS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
     ),
     OrderStatus.PAID: frozenset({OrderStatus.APPROVED, OrderStatus.REJECTED}),
     OrderStatus.APPROVED: frozenset({OrderStatus.SHIPPED, OrderStatus.REJECTED}),
-    OrderStatus.SHIPPED: frozenset(),
+    # A parcel may come back.
+    OrderStatus.SHIPPED: frozenset({OrderStatus.REJECTED}),
     OrderStatus.CANCELLED: frozenset({OrderStatus.REFUNDED}),
     # A late payment gets the unit back, if one is left, or goes back itself.
     OrderStatus.EXPIRED: frozenset({OrderStatus.PAID, OrderStatus.REFUNDED}),
@@ -42,6 +45,9 @@ FOLLOWS: Final[dict[OrderStatus, frozenset[OrderStatus]]] = {
     OrderStatus.REFUNDED: frozenset(),
 }
 """State → states that may follow it."""
+
+LAST: Final = frozenset({OrderStatus.SHIPPED, OrderStatus.REFUNDED})
+"""Nothing more is to be expected of an order in these, so that nobody needs to wait for it."""
 
 
 class PaymentStatus(StrEnum):
@@ -71,3 +77,16 @@ CHARGED: Final = frozenset(
     {PaymentStatus.REACQUIRING, PaymentStatus.PAID, PaymentStatus.REFUND_DUE, PaymentStatus.REFUNDED}
 )
 """The provider has confirmed the charge."""
+
+
+class ReviewStatus(StrEnum):
+    """Where the outbound review of a paid order stands."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    """To be shipped: the warehouse's stock has not been taken yet."""
+    SHIPPED = "shipped"
+    REJECTED = "rejected"
+    RETURNING = "returning"
+    """A parcel has come back, and the warehouse's stock has not been told yet."""
+    RETURNED = "returned"

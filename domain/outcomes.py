@@ -110,6 +110,63 @@ class RestoreOutcome(IntEnum):
     CORRUPT_RECORD = -11
 
 
+class LoadOutcome(IntEnum):
+    """Decision of `load_campaign.lua` about a campaign's file."""
+
+    UNCHANGED = 0
+    CREATED = 1
+    UPDATED = 2
+    STOCK_BELOW_SOLD = -1
+    SKU_MISSING = -2
+    CORRUPT_STOCK = -3
+    STALE = -4
+    """A later load has been here before."""
+    REFUSED_BEFORE = -5
+    """This load was refused, for good: what it was to be given may have been given to others."""
+    OTHER_KIND = -6
+    """A campaign stays of its kind."""
+    FROZEN = -7
+    """A lottery that has been opened draws from what its log says."""
+    FENCED = -20
+
+
+class TopUpOutcome(IntEnum):
+    """Decision of `topup_stock.lua`."""
+
+    ADDED = 1
+    ALREADY_ADDED = 2
+    TOO_MANY = -1
+    CLOSED = -2
+    KEY_REUSED = -8
+    UNKNOWN_SKU = -9
+    INVALID_QUANTITY = -10
+
+
+class WithdrawOutcome(IntEnum):
+    """Decision of `withdraw_stock.lua` about a campaign."""
+
+    WITHDRAWN = 1
+    NOTHING_LEFT = 2
+    NOT_CLOSED = -1
+    CORRUPT_STOCK = -3
+
+
+class GuardOutcome(IntEnum):
+    """What `take_guard.lua` says."""
+
+    TAKEN = 1
+    HELD = -1
+    """Another has it."""
+
+
+class GuardReleaseOutcome(IntEnum):
+    """What `release_guard.lua` says."""
+
+    RELEASED = 1
+    NOT_OWNER = -1
+    """It ran out, and may be another's by now."""
+
+
 class Problem(NamedTuple):
     """A stable problem code (RFC 9457 `code` member) with its HTTP status and words."""
 

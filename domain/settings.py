@@ -189,6 +189,31 @@ class LifecycleSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry_max_s: Seconds = 60.0
 
 
+class GuardSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[guard]`: who inserts a fact once where no unique index says so, see adapters/insert_once.py."""
+
+    ttl_s: Seconds = 120.0
+    """How long a guard that nobody releases is respected; longer than the longest transaction under it. No COMMIT is
+    begun in the last eighth of it."""
+    wait_s: Seconds = 2.0
+    """How long to wait for guards that others have; past it the caller is told to try again."""
+    poll_ms: Millis = 50
+    """How often a guard that another has is asked for again."""
+
+
+class WarehouseSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[warehouse]`: the process that carries out what the catalog, Redis and the orders owe one another."""
+
+    poll_ms: Millis = 200
+    """How often each kind of work is looked for."""
+    batch_max: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
+    """Parcels, allocations or campaigns taken up at once."""
+    retry_initial_s: Seconds = 0.1
+    retry_max_s: Seconds = 60.0
+    settle_poll_s: Seconds = 2.0
+    """How often closed campaigns are asked for units that came back to them."""
+
+
 class SandboxSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `[sandbox]`: the payment provider for trying things out."""
 
@@ -228,6 +253,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     consumer: ConsumerSettings = ConsumerSettings()
     payment: PaymentSettings = PaymentSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()
+    guard: GuardSettings = GuardSettings()
+    warehouse: WarehouseSettings = WarehouseSettings()
     sandbox: SandboxSettings = SandboxSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     ops: OpsSettings = OpsSettings()

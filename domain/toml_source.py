@@ -11,32 +11,46 @@ from domain.errors import ConfigError
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-_TABLE = re.compile(r"^\s*\[\[?\s*([A-Za-z0-9_.-]+)\s*\]\]?")
+_TABLE = re.compile(r"^\s*\[(\[?)\s*([A-Za-z0-9_.-]+)\s*\]\]?")
+_ASSIGNED = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
 _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]")
 
 
 def line_of(text: str, path: list[str | int]) -> int | None:
-    """Return the 1-based line on which the value at `path` (["sku", 1, "stock"]) stands, or its table's line."""
-    tables = [step for step in path if isinstance(step, str)]
-    index = next((step for step in path if isinstance(step, int)), 0)
-    if not tables:
-        return None
-    seen = -1
-    inside = False
-    table_line: int | None = None
+    """Return the 1-based line of the value at `path` (["product", 1, "sku", 0, "id"]), or that of the table around it.
+
+    Which `[[table]]` an index counts is seen from the headers above; text inside multi-line strings is not told apart.
+    """
+    best: tuple[int, int] | None = None
+    counts: dict[tuple[str | int, ...], int] = {}
+    table: tuple[str | int, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
         header = _TABLE.match(line)
+        assigned = None if header else _ASSIGNED.match(line)
         if header:
-            inside = False
-            if header.group(1) == tables[0]:
-                seen += 1
-                if seen == index:
-                    inside, table_line = True, number
+            table = _opened(header.group(2).split("."), counts, is_array=bool(header.group(1)))
+            here = table[:-1] if list(table[:-1]) == path else table  # the whole array is meant: its first table
+        elif assigned:
+            here = (*table, *assigned.group(1).split("."))
+        else:
             continue
-        wanted = tables[1] if inside and len(tables) > 1 else tables[0] if seen < 0 else None
-        if wanted is not None and re.match(rf"\s*{re.escape(wanted)}\s*=", line):
-            return number
-    return table_line
+        if list(here) == path[: len(here)] and (best is None or len(here) > best[0]):
+            best = len(here), number
+    return best[1] if best else None
+
+
+def _opened(names: list[str], counts: dict[tuple[str | int, ...], int], *, is_array: bool) -> tuple[str | int, ...]:
+    """Return the path of a table that a header opens; `counts` holds how many tables each array has so far."""
+    table: tuple[str | int, ...] = ()
+    for name in names[:-1]:
+        table = (*table, name)
+        if table in counts:
+            table = (*table, counts[table] - 1)
+    table = (*table, names[-1])
+    if is_array:
+        counts[table] = counts.get(table, 0) + 1
+        table = (*table, counts[table] - 1)
+    return table
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -45,7 +59,8 @@ def nearest(name: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
 
 
-def _place(source: str, text: str, path: list[str | int]) -> str:
+def place(source: str, text: str, path: list[str | int]) -> str:
+    """Return where a value stands, as `catalog.toml, line 7: product[1].sku[0].id`."""
     line = line_of(text, path)
     dotted = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
     where = source if line is None else f"{source}, line {line}"
@@ -69,8 +84,8 @@ def _refuse_unknown(source: str, text: str, data: object, kind: type[msgspec.Str
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     for name, value in data.items():
         if name not in fields:
-            place = _place(source, text, [*path, name])
-            raise ConfigError(f"{place}: unknown name; {nearest(name, list(fields))}")
+            where = place(source, text, [*path, name])
+            raise ConfigError(f"{where}: unknown name; {nearest(name, list(fields))}")
         inner = _struct_in(fields[name])
         if inner is not None:
             _refuse_unknown(source, text, value, inner, [*path, name])
@@ -104,5 +119,5 @@ def convert(data: dict[str, Any], kind: type[S], *, source: str, text: str = "",
         ]
         missing = re.search(r"missing required field `([^`]+)`", message)
         if missing:
-            raise ConfigError(f"{_place(source, text, path)}: {missing.group(1)!r} is missing") from None
-        raise ConfigError(f"{_place(source, text, path)}: {message}") from None
+            raise ConfigError(f"{place(source, text, path)}: {missing.group(1)!r} is missing") from None
+        raise ConfigError(f"{place(source, text, path)}: {message}") from None

@@ -7,7 +7,7 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from gateway.identity import Verifier
 from gateway.life_calls import LifeCalls, Payments
 from gateway.metrics import GatewayMetrics, LifeMetrics, RelayMetrics
 from gateway.ops import serve_ops
+from gateway.ops_outbound import OutboundCalls
 from gateway.order_status import StatusDesk
 from gateway.order_stream import OrderStreams
 from gateway.order_table import OrderTable
@@ -51,6 +52,7 @@ from gateway.watermarks import Watermarks
 from lifecycle.http_provider import HttpProvider
 from lifecycle.payment_key import read_payment_key
 from lifecycle.payments import PaymentDesk
+from warehouse.app import open_outbound
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class GatewayWorker:
         self._client = make_client(settings.redis)
         self._listener = make_client(settings.redis, connections_max=2, block_ms=gateway.snapshot_poll_ms)
         self._channels: dict[str, ScriptChannel] = {}
+        self._guards = ScriptChannel(settings.redis)
         self._orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
         # Who cancels may wait for a lock; who asks where an order stands must not wait behind that.
         self._changes = connect_pool(orders_dsn(settings.mysql), settings.mysql)
@@ -152,9 +155,11 @@ class GatewayWorker:
         self._provider = HttpProvider(settings.payment, key)
         desk = PaymentDesk(
             self._changes,
+            self._guards,
             self._provider,
             settings.payment,
             settings.lifecycle,
+            settings.guard,
             now_ms=lambda: time.time_ns() // 1_000_000,
         )
         return Payments(desk, key)
@@ -193,7 +198,7 @@ class GatewayWorker:
         await self._aiohttp.cleanup()
         await end_tasks(self._tasks)
         self._metrics.tell()
-        for channel in self._channels.values():
+        for channel in (self._guards, *self._channels.values()):
             await channel.close()
         await self._client.aclose()
         await self._listener.aclose()
@@ -328,13 +333,11 @@ def run_gateway(
         _quieten_collector()
         if ready_file is not None:
             ready_file.touch()  # noqa: ASYNC240 -- once, before anything is served
-        ops = await serve_ops(settings.ops) if with_ops else None
-        try:
-            await worker.run(stopping)
-        finally:
-            await worker.stop()
-            if ops is not None:
-                await ops.cleanup()
+        async with open_ops(settings) if with_ops else contextlib.nullcontext():
+            try:
+                await worker.run(stopping)
+            finally:
+                await worker.stop()
 
     run_process(f"gateway {number}", main)
 
@@ -377,12 +380,27 @@ def run_relay(settings: Settings) -> None:
     run_process("relay", main)
 
 
+@contextlib.asynccontextmanager
+async def open_ops(settings: Settings) -> AsyncIterator[None]:
+    """Serve the ops plane, with clients of its own, which connect when they are first used.
+
+    Raises:
+        ConfigError: no token, or a DSN that is none.
+        OSError: the port is taken.
+    """
+    async with open_outbound(settings) as desk:
+        runner = await serve_ops(settings.ops, OutboundCalls(desk).routes())
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
 def run_ops(settings: Settings) -> None:
     """Run the ops plane as a process of its own, for all processes that share its folder of counts."""
 
     async def main(stopping: asyncio.Event) -> None:
-        runner = await serve_ops(settings.ops)
-        await stopping.wait()
-        await runner.cleanup()
+        async with open_ops(settings):
+            await stopping.wait()
 
     run_process("ops", main)

@@ -45,7 +45,7 @@ class BuyerPlane:
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
-        app = web.Application(client_max_size=self._settings.body_bytes_max, middlewares=[_problems])
+        app = web.Application(client_max_size=self._settings.body_bytes_max, middlewares=[problems])
         app.add_routes(
             [
                 web.post("/v1/orders", self.place_order),
@@ -70,7 +70,7 @@ class BuyerPlane:
         """`POST /v1/orders`."""
         body = await self._body(request)
         if isinstance(body, Answer):
-            return _response(body)
+            return as_response(body)
         authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
         return await _answered(lambda promise: self._calls.place_order(authorization, key, body, promise))
 
@@ -78,7 +78,7 @@ class BuyerPlane:
         """`POST /v1/draws`."""
         body = await self._body(request)
         if isinstance(body, Answer):
-            return _response(body)
+            return as_response(body)
         authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
         return await _answered(lambda promise: self._calls.draw_prize(authorization, key, body, promise))
 
@@ -91,7 +91,7 @@ class BuyerPlane:
         """`GET /v1/orders/{id}/events`."""
         authorization, last_event_id = _header(request, "Authorization"), _header(request, "Last-Event-ID")
         opened = await self._life.listen(authorization, request.match_info["id"], last_event_id)
-        return _response(opened) if isinstance(opened, Answer) else EventStream(opened)
+        return as_response(opened) if isinstance(opened, Answer) else EventStream(opened)
 
     async def pay_order(self, request: web.Request) -> web.Response:
         """`POST /v1/orders/{id}/payment`."""
@@ -105,43 +105,43 @@ class BuyerPlane:
         """`POST /v1/webhooks/payment`."""
         body = await self._body(request)
         if isinstance(body, Answer):
-            return _response(body)
-        return _response(await self._life.callback(request.headers.get(SIGNATURE_HEADER), body))
+            return as_response(body)
+        return as_response(await self._life.callback(request.headers.get(SIGNATURE_HEADER), body))
 
     async def get_points(self, request: web.Request) -> web.Response:
         """`GET /v1/points`."""
-        return _response(await self._points.get(_header(request, "Authorization")))
+        return as_response(await self._points.get(_header(request, "Authorization")))
 
     async def get_campaign(self, request: web.Request) -> web.Response:
         """`GET /v1/campaigns/{id}`."""
-        return _response(self._calls.get_campaign(request.match_info["id"]))
+        return as_response(self._calls.get_campaign(request.match_info["id"]))
 
     async def livez(self, _request: web.Request) -> web.Response:
         """`GET /livez`: the process answers."""
-        return _response(Answer(200, b'{"status":"ok"}'))
+        return as_response(Answer(200, b'{"status":"ok"}'))
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """`GET /readyz`: everything that an order needs is there, or which part is missing."""
         missing = await self._missing()
         if missing:
-            return _response(Answer(503, orjson.dumps({"status": "unavailable", "missing": missing})))
-        return _response(Answer(200, b'{"status":"ok","missing":{}}'))
+            return as_response(Answer(503, orjson.dumps({"status": "unavailable", "missing": missing})))
+        return as_response(Answer(200, b'{"status":"ok","missing":{}}'))
 
     async def openapi_json(self, _request: web.Request) -> web.Response:
         """`GET /openapi.json`."""
-        return _response(Answer(200, document_json()))
+        return as_response(Answer(200, document_json()))
 
     async def docs(self, _request: web.Request) -> web.Response:
         """`GET /docs`."""
-        return _response(Answer(200, docs_html(), HTML))
+        return as_response(Answer(200, docs_html(), HTML))
 
     async def _change(self, request: web.Request, call: Change) -> web.Response:
         """Make a call that changes an order."""
         body = await self._body(request)
         if isinstance(body, Answer):
-            return _response(body)
+            return as_response(body)
         authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
-        return _response(await call(authorization, key, request.match_info["id"], body))
+        return as_response(await call(authorization, key, request.match_info["id"], body))
 
     async def _body(self, request: web.Request) -> bytes | Answer:
         """Read a body; one of announced length is here already, a chunked one has its bounds of size and time."""
@@ -169,10 +169,11 @@ async def _answered(call: Callable[[Promise], Answer | None]) -> web.Response:
             told.set_result(answer)
 
     answer = call(lambda: then)
-    return _response(answer if answer is not None else await told)
+    return as_response(answer if answer is not None else await told)
 
 
-def _response(answer: Answer) -> web.Response:
+def as_response(answer: Answer) -> web.Response:
+    """Return an answer as aiohttp sends it."""
     headers = dict(answer.headers)
     if answer.status != 204:
         headers["Content-Type"] = answer.content_type
@@ -194,7 +195,7 @@ _HTTP_PROBLEMS: Final = {
 
 
 @web.middleware
-async def _problems(
+async def problems(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Turn aiohttp's own errors, and ours that nobody foresaw, into problem documents."""
@@ -202,10 +203,10 @@ async def _problems(
         return await handler(request)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        return _response(problem(outcomes.METHOD_NOT_ALLOWED, f"allowed here: {allowed}", (("Allow", allowed),)))
+        return as_response(problem(outcomes.METHOD_NOT_ALLOWED, f"allowed here: {allowed}", (("Allow", allowed),)))
     except web.HTTPException as error:
         known = _HTTP_PROBLEMS.get(error.status)
-        return _response(known or problem(outcomes.INVALID._replace(status=error.status), error.reason))
+        return as_response(known or problem(outcomes.INVALID._replace(status=error.status), error.reason))
     except Exception:
         log.exception("unforeseen error at %s %s", request.method, request.path)
-        return _response(UNKNOWN_NOW)
+        return as_response(UNKNOWN_NOW)

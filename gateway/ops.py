@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from domain.errors import ConfigError
 from domain.settings import OpsSettings
+from gateway.http import problems
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ def _forget_the_dead(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def ops_application(token: str) -> web.Application:
-    """Return the aiohttp application of the ops plane."""
+def ops_application(token: str, routes: Sequence[web.RouteDef] = ()) -> web.Application:
+    """Return the aiohttp application of the ops plane: `/metrics`, and routes besides it."""
 
     @web.middleware
     async def authorized(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -76,20 +77,21 @@ def ops_application(token: str) -> web.Application:
         body = await asyncio.to_thread(render_metrics)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application(client_max_size=1 << 16, middlewares=[authorized])
+    app = web.Application(client_max_size=1 << 16, middlewares=[authorized, problems])
     app.router.add_get("/metrics", metrics)
+    app.add_routes(routes)
     return app
 
 
-async def serve_ops(settings: OpsSettings) -> web.AppRunner:
-    """Serve the ops plane; the caller cleans the runner up.
+async def serve_ops(settings: OpsSettings, routes: Sequence[web.RouteDef] = ()) -> web.AppRunner:
+    """Serve the ops plane; the caller cleans the runner up. `/metrics` needs nothing but this process.
 
     Raises:
         ConfigError: no token.
         OSError: the port is taken.
     """
     runner = web.AppRunner(
-        ops_application(read_token(settings)),
+        ops_application(read_token(settings), routes),
         access_log=None,
         keepalive_timeout=75.0,
         shutdown_timeout=1.0,

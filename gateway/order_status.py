@@ -16,7 +16,7 @@ from adapters.stock import Attempt
 from domain import outcomes
 from domain.errors import BackendError, PoisonRecordError
 from domain.order import split_order_id
-from domain.order_state import ACTIVE, FOLLOWS, OrderStatus, PaymentStatus
+from domain.order_state import ACTIVE, LAST, OrderStatus, PaymentStatus
 from gateway.answers import BUSY_NOW, JSON, Answer, problem
 from gateway.group_commit import GroupCommit
 
@@ -123,7 +123,7 @@ def ask_again_s(order_id: str, row: OrderRow) -> int | None:
     status = row.status
     if status is OrderStatus.ACCEPTED:
         return SOON_S
-    money = row.payment.status if row.payment is not None and FOLLOWS[status] else None
+    money = row.payment.status if row.payment is not None and status not in LAST else None
     if status is OrderStatus.CONFIRMED or money in _MONEY_UNDER_WAY:
         return LATER_S[int(order_id[-8:], 16) % len(LATER_S)]
     if status in {OrderStatus.PAID, OrderStatus.APPROVED} or money in ACTIVE:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from domain import outcomes
 from domain.errors import BackendError
-from domain.order_state import FOLLOWS, OrderStatus
+from domain.order_state import LAST, OrderStatus
 from domain.settings import GatewaySettings
 from gateway.answers import BUSY_NOW, Answer, problem
 from gateway.order_status import OrderRow, status_body
@@ -78,8 +78,8 @@ def read_last_event_id(value: bytes | None) -> int | None:
 
 
 def is_final(row: OrderRow) -> bool:
-    """Tell whether nothing can follow."""
-    return not FOLLOWS[row.status]
+    """Tell whether a stream ends with it; a buyer whose parcel came back is told when he asks again."""
+    return row.status in LAST
 
 
 def rows_between(known: int, row: OrderRow, statuses: dict[int, OrderStatus]) -> Iterator[OrderRow]:
@@ -300,12 +300,13 @@ def _tell_listeners(order: _Order, since: int, events: Sequence[tuple[OrderRow, 
     for listener in list(order.listeners):
         if listener.version < since:
             continue
-        for row, event in events:
-            if row.version > listener.version:
-                listener.tell(event, row.version)
-                count += 1
-                if is_final(row):
-                    listener.end()
+        unknown = [(row, event) for row, event in events if row.version > listener.version]
+        for row, event in unknown:
+            listener.tell(event, row.version)
+        count += len(unknown)
+        # The newest decides: a parcel that went out and came back between two looks is told to its end.
+        if unknown and is_final(unknown[-1][0]):
+            listener.end()
     order.version = min((one.version for one in order.listeners), default=order.version)
     return count
 

@@ -14,10 +14,11 @@ from adapters.kafka_sender import KafkaSender
 from adapters.mysql import connect_pool, orders_dsn
 from adapters.process import run_process, run_until_told
 from adapters.redis import ScriptChannel
+from adapters.rounds import RoundsMetrics
 from domain.events import TOPIC_ORDERS_EVENTS, dead_topic
 from domain.settings import Settings
 from lifecycle.http_provider import HttpProvider
-from lifecycle.keeper import Keeper, KeeperMetrics
+from lifecycle.keeper import Keeper
 from lifecycle.metrics import PrometheusKeeperMetrics
 from lifecycle.payment_key import read_payment_key
 from lifecycle.payments import PaymentDesk
@@ -30,7 +31,7 @@ def _now_ms() -> int:
 
 
 @contextlib.asynccontextmanager
-async def open_keeper(settings: Settings, metrics: KeeperMetrics) -> AsyncIterator[Keeper]:
+async def open_keeper(settings: Settings, metrics: RoundsMetrics) -> AsyncIterator[Keeper]:
     """Yield a keeper with its clients, and close them.
 
     Without `payment.key_file` no provider is asked: orders expire and are given back all the same.
@@ -47,7 +48,7 @@ async def open_keeper(settings: Settings, metrics: KeeperMetrics) -> AsyncIterat
     )
     provider = HttpProvider(settings.payment, read_payment_key(settings)) if settings.payment.key_file else None
     desk = (
-        PaymentDesk(pool, provider, settings.payment, settings.lifecycle, now_ms=_now_ms)
+        PaymentDesk(pool, channel, provider, settings.payment, settings.lifecycle, settings.guard, now_ms=_now_ms)
         if provider is not None
         else None
     )

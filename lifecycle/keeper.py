@@ -8,17 +8,17 @@ several may run.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from adapters.holds import mark_paid, reacquire, release, return_duplicate
 from adapters.kafka_sender import KafkaSender, Outgoing
 from adapters.mysql import DataRefusedError, Pool
 from adapters.redis import ScriptChannel, ScriptFailedError
-from adapters.tasks import pause
-from domain.errors import BackendError, FencedError, OperationRefusedError
+from adapters.rounds import Rounds, RoundsMetrics, Work
+from domain.backoff import pause_s
+from domain.errors import FencedError, OperationRefusedError
 from domain.events import TOPIC_ORDERS_EVENTS, OrderChanged, encode_order_changed
 from domain.failpoints import reach
 from domain.order import split_order_id
@@ -30,12 +30,9 @@ from lifecycle.order_rows import OrderFacts
 from lifecycle.owed import Change, StockReturn
 from lifecycle.payment_rows import Payment
 from lifecycle.payments import PaymentDesk
-from lifecycle.rules import pause_s
 
 log = logging.getLogger(__name__)
 
-FAILURE_PAUSE_MAX_S: Final = 5.0
-"""Between two attempts at a kind of work while a server is away."""
 TO_CHECK: Final = frozenset({PaymentStatus.CREATING, PaymentStatus.UNKNOWN, PaymentStatus.PENDING})
 CHECKS_AT_ONCE: Final = 16
 """Calls to the provider under way at a time."""
@@ -43,19 +40,6 @@ CHECKS_AT_ONCE: Final = 16
 RELEASED: Final = frozenset({ReleaseOutcome.RELEASED, ReleaseOutcome.ALREADY_RELEASED})
 RETURNED: Final = frozenset({DuplicateOutcome.RETURNED, DuplicateOutcome.ALREADY_RETURNED})
 TAKEN: Final = frozenset({ReacquireOutcome.TAKEN, ReacquireOutcome.ALREADY_TAKEN})
-
-
-class KeeperMetrics(Protocol):
-    """What a keeper reports as it works."""
-
-    def done(self, work: str, count: int) -> None:
-        """So many pieces of `work` were done."""
-
-    def put_off(self, work: str) -> None:
-        """A piece of `work` failed and is tried later."""
-
-    def failed(self, work: str) -> None:
-        """A server was away; the whole of `work` waits."""
 
 
 class Keeper:
@@ -79,7 +63,7 @@ class Keeper:
         channel: ScriptChannel,
         sender: KafkaSender,
         desk: PaymentDesk | None,
-        metrics: KeeperMetrics,
+        metrics: RoundsMetrics,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._settings = settings
@@ -89,7 +73,8 @@ class Keeper:
         self._desk = desk
         self._metrics = metrics
         self._now_ms = now_ms
-        self._stopped = asyncio.Event()
+        works = {name: Work(work, settings.poll_ms / 1000) for name, work in self.works.items()}
+        self._rounds = Rounds(works, metrics, batch_max=settings.batch_max, retry_initial_s=settings.retry_initial_s)
 
     @property
     def works(self) -> dict[str, Callable[[], Awaitable[int]]]:
@@ -114,7 +99,7 @@ class Keeper:
         Raises:
             BackendError: a server is away.
         """
-        return sum([await work() for work in self.works.values()])
+        return await self._rounds.run_once()
 
     async def run(self) -> None:
         """Work until `stop`. Kinds of work do not wait for one another: a provider that is away holds up no expiry.
@@ -122,33 +107,14 @@ class Keeper:
         Raises:
             Exception: something unforeseen; whoever supervises starts the process again.
         """
-        tasks = [asyncio.create_task(self._run(name, work)) for name, work in self.works.items()]
         try:
-            await asyncio.gather(*tasks)
+            await self._rounds.run()
         finally:
-            self._stopped.set()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._sender.close()
 
     def stop(self) -> None:
         """Have `run` end after the present rounds."""
-        self._stopped.set()
-
-    async def _run(self, name: str, work: Callable[[], Awaitable[int]]) -> None:
-        failures = 0
-        while not self._stopped.is_set():
-            try:
-                count = await work()
-            except BackendError as error:
-                self._metrics.failed(name)
-                log.warning("%s: %s", name, error)
-                wait_s = pause_s(failures, self._settings.retry_initial_s, FAILURE_PAUSE_MAX_S)
-                wait_s *= random.uniform(0.5, 1.5)  # noqa: S311 -- jitter is no secret
-                failures += 1
-            else:
-                failures = 0
-                wait_s = 0.0 if count >= self._settings.batch_max else self._settings.poll_ms / 1000
-            await pause(wait_s, self._stopped)
+        self._rounds.stop()
 
     # -- orders and stock --------------------------------------------------------------------------------------
 
@@ -178,7 +144,7 @@ class Keeper:
         done = []
         try:
             for one in due:
-                if self._stopped.is_set():
+                if self._rounds.stopped:
                     break
                 if await self._try_return(one):
                     done.append(one)
@@ -244,24 +210,32 @@ class Keeper:
         return len(changes)
 
     async def mark_paid_orders(self) -> int:
-        """Have paid orders no longer count as unpaid in Redis; returns how many were taken up."""
+        """Have paid orders no longer count as unpaid in Redis; returns how many do not any more.
+
+        A campaign that waits for recovery does not hold up the others.
+        """
         changes = await owed.unmarked(self._pool, self._settings.batch_max)
         done = []
         try:
             for change in changes:
-                if self._stopped.is_set():
+                if self._rounds.stopped:
                     break
-                await self._mark_paid(change)
-                done.append(change)
+                try:
+                    await self._mark_paid(change)
+                except FencedError:
+                    self._metrics.put_off("mark")
+                else:
+                    done.append(change)
         finally:
             await owed.note_marked(self._pool, done)
         self._metrics.done("mark", len(done))
-        return len(changes)
+        return len(done)
 
     async def _mark_paid(self, change: Change) -> None:
         """Mark one; what can never be marked bounds its buyer more than it should, and that is all.
 
         Raises:
+            FencedError: its campaign waits for recovery.
             BackendError: Redis is away.
         """
         try:
@@ -296,7 +270,7 @@ class Keeper:
     ) -> int:
         due = await payment_rows.due_payments(self._pool, statuses, self._now_ms(), self._settings.batch_max)
         for start in range(0, len(due), CHECKS_AT_ONCE):
-            if self._stopped.is_set():
+            if self._rounds.stopped:
                 break
             await _gather([do(payment) for payment in due[start : start + CHECKS_AT_ONCE]])
         self._metrics.done(work, len(due))

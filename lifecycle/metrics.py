@@ -4,17 +4,24 @@ from prometheus_client import CollectorRegistry, Counter
 
 
 class PrometheusKeeperMetrics:
-    """Implements `lifecycle.keeper.KeeperMetrics`.
+    """Implements `adapters.rounds.RoundsMetrics`.
 
     Args:
         registry: where the metrics are registered.
+        process: whose they are; names are `flashgate_<process>_…`.
+        works: the kinds of work that there are, for the description.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        process: str = "lifecycle",
+        works: str = "expire, return, publish, mark, check, reacquire, refund",
+    ) -> None:
         def counter(name: str, text: str) -> Counter:
-            return Counter(f"flashgate_lifecycle_{name}", text, ["work"], registry=registry)
+            return Counter(f"flashgate_{process}_{name}", text, ["work"], registry=registry)
 
-        self._done = counter("done", "Pieces of work done: expire, return, publish, check, reacquire, refund")
+        self._done = counter("done", f"Pieces of work done: {works}")
         self._put_off = counter("put_off", "Pieces of work that failed and are tried later")
         self._failures = counter("failures", "Rounds given up because a server was away")
 

@@ -65,8 +65,16 @@ async def find_order(pool: Pool, order_id: str) -> OrderFacts | None:
     Raises:
         BackendError: MySQL is not there.
     """
-    rows = await query(pool, _FIND, ([order_id],))
-    return _facts(rows[0]) if rows else None
+    return (await find_orders(pool, [order_id])).get(order_id)
+
+
+async def find_orders(pool: Pool, order_ids: Sequence[str]) -> dict[str, OrderFacts]:
+    """Return the rows that there are, by order id.
+
+    Raises:
+        BackendError: MySQL is not there.
+    """
+    return {row[0]: _facts(row) for row in await query(pool, _FIND, (sorted(order_ids),))}
 
 
 async def due_orders(pool: Pool, now_ms: int, limit: int) -> list[OrderFacts]:
@@ -80,14 +88,25 @@ async def due_orders(pool: Pool, now_ms: int, limit: int) -> list[OrderFacts]:
 
 async def lock_order(cursor: Any, order_id: str) -> OrderFacts | None:  # noqa: ANN401 -- aiomysql has no types
     """Lock an order's row until the transaction ends; its counter must be locked before if stock is to move."""
-    await cursor.execute(f"{_FIND} FOR UPDATE", ([order_id],))
-    row = await cursor.fetchone()
-    return _facts(row) if row else None
+    return (await lock_orders(cursor, [order_id])).get(order_id)
 
 
-async def lock_counter(cursor: Any, order: OrderFacts) -> None:  # noqa: ANN401
-    """Lock the counter of an order's SKU until the transaction ends."""
-    await cursor.execute(_LOCK_COUNTERS, (order.campaign_id, [order.sku_id]))
+async def lock_orders(cursor: Any, order_ids: Iterable[str]) -> dict[str, OrderFacts]:  # noqa: ANN401
+    """Lock orders' rows, by id, until the transaction ends; their counters must be locked before if stock is to move.
+
+    Returns the rows that there are, by order id.
+    """
+    await cursor.execute(f"{_FIND} FOR UPDATE", (sorted(order_ids),))
+    return {row[0]: _facts(row) for row in await cursor.fetchall()}
+
+
+async def lock_counters(cursor: Any, counters: Iterable[tuple[str, str]]) -> None:  # noqa: ANN401
+    """Lock counters, (campaign id, SKU id) each, until the transaction ends."""
+    skus: dict[str, set[str]] = {}
+    for campaign_id, sku_id in counters:
+        skus.setdefault(campaign_id, set()).add(sku_id)
+    for campaign_id in sorted(skus):
+        await cursor.execute(_LOCK_COUNTERS, (campaign_id, sorted(skus[campaign_id])))
 
 
 async def expire(pool: Pool, orders: Sequence[OrderFacts], now_ms: int) -> int:
@@ -120,27 +139,27 @@ async def give_up(
         OutcomeUnknownError: COMMIT was sent and its answer lost; asking again finds out.
         BackendError: nothing was changed.
     """
-    skus: dict[str, set[str]] = {}
-    ids = []
-    for order in orders:
-        skus.setdefault(order.campaign_id, set()).add(order.sku_id)
-        ids.append(order.order_id)
-    if not ids:
+    known = list(orders)
+    if not known:
         return []
     async with transaction(pool) as cursor:
-        for campaign_id in sorted(skus):
-            await cursor.execute(_LOCK_COUNTERS, (campaign_id, sorted(skus[campaign_id])))
-        await cursor.execute(f"{_FIND} FOR UPDATE", (sorted(ids),))
-        moving = [facts for facts in map(_facts, await cursor.fetchall()) if may(facts)]
+        await lock_counters(cursor, [_stock(one) for one in known])
+        locked = await lock_orders(cursor, [one.order_id for one in known])
+        moving = [facts for facts in locked.values() if may(facts)]
         if moving:
-            await move(cursor, moving, to, reason, now_ms)
-            await _write_ledger(cursor, moving, RELEASE, now_ms)
-            await insert_many(
-                cursor,
-                INSERT_RETURNS,
-                [(*_hold(one), "", *_stock(one), one.user_id, one.quantity, now_ms, now_ms) for one in moving],
-            )
+            await release(cursor, moving, to, reason, now_ms)
     return moving
+
+
+async def release(cursor: Any, orders: Sequence[OrderFacts], to: OrderStatus, reason: str, now_ms: int) -> None:  # noqa: ANN401
+    """Move locked orders, with locked counters, to a state in which they hold nothing; Redis is owed their units."""
+    await move(cursor, orders, to, reason, now_ms)
+    await _write_ledger(cursor, orders, RELEASE, now_ms)
+    await insert_many(
+        cursor,
+        INSERT_RETURNS,
+        [(*_hold(one), "", *_stock(one), one.user_id, one.quantity, now_ms, now_ms) for one in orders],
+    )
 
 
 async def take_again(cursor: Any, order: OrderFacts, to: OrderStatus, reason: str, now_ms: int) -> OrderFacts:  # noqa: ANN401

@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from adapters.mysql import Pool, query, transaction
-from domain.order_state import ACTIVE, OrderStatus, PaymentStatus
-from lifecycle.order_rows import OrderFacts, lock_counter, lock_order, move, take_again
+from adapters.mysql import Pool, insert_many, query, transaction
+from adapters.order_tables import INSERT_REVIEWS
+from domain.order_state import ACTIVE, OrderStatus, PaymentStatus, ReviewStatus
+from lifecycle.order_rows import OrderFacts, lock_counters, lock_order, move, take_again
 from lifecycle.rules import after_charge, after_decline, after_refund, is_due, is_prize, payment_id
 
 ERROR_TEXT_MAX: Final = 255
@@ -38,6 +39,11 @@ _NOT_MADE: Final = (
     "UPDATE payment SET status = %s, updated_at_ms = %s, next_at_ms = %s, error = %s "
     "WHERE payment_id = %s AND status IN %s"
 )
+_SEND_BACK: Final = (
+    "UPDATE payment SET status = %s, updated_at_ms = %s, next_at_ms = %s, attempts = 0, error = '' "
+    "WHERE order_id IN %s AND status = %s"
+)
+_PAID_BY: Final = "SELECT order_id, payment_id FROM payment WHERE order_id IN %s AND status = %s"
 _LATER: Final = (
     "UPDATE payment SET attempts = attempts + 1, next_at_ms = %s, error = %s WHERE payment_id = %s AND status = %s"
 )
@@ -168,6 +174,7 @@ async def charged(pool: Pool, payment: Payment, *, now_ms: int) -> PaymentStatus
         if status is not mine.status:
             if status is PaymentStatus.PAID:
                 await move(cursor, [order], OrderStatus.PAID, f"payment {mine.attempt_no}", now_ms)
+                await _open_review(cursor, order, now_ms)
             hold_no = order.hold_no + 1 if status is PaymentStatus.REACQUIRING else 0
             await cursor.execute(_SET, (status, hold_no, now_ms, now_ms, mine.payment_id))
     return status
@@ -194,12 +201,12 @@ async def reacquired(pool: Pool, payment: Payment, *, now_ms: int) -> bool:
         OutcomeUnknownError, BackendError: take it in again.
     """
     async with transaction(pool) as cursor:
-        found = await _unlocked(cursor, payment.order_id)
-        await lock_counter(cursor, found)
+        await lock_counters(cursor, [await _counter_of(cursor, payment.order_id)])
         order, mine, _ = await _locked(cursor, payment)
         if mine.status is not PaymentStatus.REACQUIRING:
             return False
         await take_again(cursor, order, OrderStatus.PAID, f"payment {mine.attempt_no}, after expiry", now_ms)
+        await _open_review(cursor, order, now_ms)
         await cursor.execute(_SET, (PaymentStatus.PAID, mine.hold_no, now_ms, now_ms, mine.payment_id))
     return True
 
@@ -234,11 +241,30 @@ async def refunded(pool: Pool, payment: Payment, *, now_ms: int) -> None:
         await cursor.execute(_SET, (PaymentStatus.REFUNDED, 0, now_ms, now_ms, mine.payment_id))
 
 
-async def _unlocked(cursor: Any, order_id: str) -> OrderFacts:  # noqa: ANN401
-    """Return which counter an order belongs to; what else it says may be old by the time it is locked."""
+async def paid_by(cursor: Any, order_ids: Sequence[str]) -> dict[str, str]:  # noqa: ANN401
+    """Return order id → the payment that the order, which is locked, was paid by."""
+    await cursor.execute(_PAID_BY, (list(order_ids), PaymentStatus.PAID))
+    return dict(await cursor.fetchall())
+
+
+async def send_back(cursor: Any, order_ids: Sequence[str], now_ms: int) -> int:  # noqa: ANN401
+    """Have the money go back that locked orders were paid by, now that they hold nothing; returns how many payments."""
+    refund, paid = PaymentStatus.REFUND_DUE, PaymentStatus.PAID
+    await cursor.execute(_SEND_BACK, (refund, now_ms, now_ms, list(order_ids), paid))
+    return int(cursor.rowcount)
+
+
+async def _open_review(cursor: Any, order: OrderFacts, now_ms: int) -> None:  # noqa: ANN401
+    """Have an order that has just been paid be reviewed before it goes out."""
+    row = (order.order_id, order.campaign_id, order.sku_id, order.quantity, ReviewStatus.WAITING, 1, now_ms)
+    await insert_many(cursor, INSERT_REVIEWS, [row])
+
+
+async def _counter_of(cursor: Any, order_id: str) -> tuple[str, str]:  # noqa: ANN401
+    """Return campaign and SKU of an order that has a row, which never change."""
     await cursor.execute("SELECT campaign_id, sku_id FROM orders WHERE order_id = %s", (order_id,))
     campaign_id, sku_id = await cursor.fetchone()
-    return OrderFacts(order_id, campaign_id, sku_id, "", 0, 0, OrderStatus.EXPIRED, 0, 0, None)
+    return campaign_id, sku_id
 
 
 async def _locked(cursor: Any, payment: Payment) -> tuple[OrderFacts, Payment, list[PaymentStatus]]:  # noqa: ANN401

@@ -1,21 +1,32 @@
 """Payments: the provider is asked, what it says is taken in, and what nobody knows is asked again.
 
-An order is paid only by what the provider confirmed, in a callback or when it is asked (`check`).
+An order is paid only by what the provider confirmed, in a callback or when it is asked (`check`). Which payment it was
+paid by is then written down as an attribute of the order, in a transaction of its own, under the fact's guard. Whoever
+finds the guard busy and is not called again, or dies in between, leaves that to the outbound approval, which writes
+what is missing.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
-from adapters.mysql import Pool
-from domain.errors import FlashgateError, OperationRefusedError, OutcomeUnknownError
+from adapters.insert_once import insert_once
+from adapters.mysql import Pool, transaction
+from adapters.redis import ScriptChannel
+from domain.backoff import pause_s
+from domain.errors import BackendError, FlashgateError, OperationRefusedError, OutcomeUnknownError
+from domain.failpoints import reach
 from domain.order_state import ACTIVE, OrderStatus, PaymentStatus
-from domain.settings import LifecycleSettings, PaymentSettings
+from domain.settings import GuardSettings, LifecycleSettings, PaymentSettings
 from lifecycle import payment_rows
 from lifecycle.callback import Callback
+from lifecycle.order_attributes import PAYMENT_ID, add_missing, fact
 from lifecycle.order_rows import find_order
 from lifecycle.payment_rows import Payment, Refusal
 from lifecycle.provider import Created, PaymentProvider, ProviderRefusedError, ProviderState
-from lifecycle.rules import CHECK_PAUSE_MAX_S, pause_s
+from lifecycle.rules import CHECK_PAUSE_MAX_S
+
+log = logging.getLogger(__name__)
 
 TO_MAKE: Final = frozenset({PaymentStatus.CREATING, PaymentStatus.UNKNOWN})
 """The provider may not know of these."""
@@ -26,25 +37,31 @@ class PaymentDesk:
 
     Args:
         pool: the database fg_orders.
+        channel: Redis, where the guards are.
         provider: the payment provider.
         payment: its bounds.
         lifecycle: how long to wait before it is asked again.
+        guard: how long guards are held and waited for.
         now_ms: wall clock, Unix milliseconds.
     """
 
     def __init__(
         self,
         pool: Pool,
+        channel: ScriptChannel,
         provider: PaymentProvider,
         payment: PaymentSettings,
         lifecycle: LifecycleSettings,
+        guard: GuardSettings,
         *,
         now_ms: Callable[[], int],
     ) -> None:
         self._pool = pool
+        self._channel = channel
         self._provider = provider
         self._settings = payment
         self._lifecycle = lifecycle
+        self._guard = guard
         self._now_ms = now_ms
 
     async def pay(self, order_id: str, user_id: str, idempotency_key: str) -> Payment | Refusal:
@@ -71,9 +88,13 @@ class PaymentDesk:
     async def take_in(self, callback: Callback) -> PaymentStatus | None:
         """Take in a callback that is known to come from the provider; None if there is no such payment.
 
+        A callback that has paid its order comes to its end only once the attribute that says so is there. One that
+        could not write it has to come again, and does write it then, though the payment is PAID already.
+
         Raises:
             OperationRefusedError: it speaks of another amount; nothing was changed.
-            BackendError: MySQL is not there; the provider has to call again.
+            BackendError: MySQL or Redis is not there, or another flow writes the same attribute; the provider has to
+                call again.
         """
         payment = await payment_rows.find_payment(self._pool, callback.payment_id)
         if payment is None:
@@ -82,10 +103,20 @@ class PaymentDesk:
             raise OperationRefusedError(
                 f"payment {payment.payment_id} is about {payment.amount_cents} cents, not {callback.amount_cents}"
             )
-        return await self._told(payment, ProviderState(callback.state))
+        state = ProviderState(callback.state)
+        # What has paid its order is not locked again: the callback does not wait for a long transaction about it.
+        known = payment.status is PaymentStatus.PAID and state is ProviderState.APPROVED
+        status = PaymentStatus.PAID if known else await self._told(payment, state)
+        if status is PaymentStatus.PAID:
+            await self._note_paid_by(payment)
+        return status
 
     async def check(self, payment: Payment) -> None:
         """Ask the provider how a payment stands that it has said nothing of; what fails is put off.
+
+        The attribute that says what the order was paid by is tried once. Where its guard is busy, or Redis away, this
+        is logged and no more: the payment is PAID and not asked for again. The attribute is not lost by that: a
+        callback that still comes writes it, and so does the outbound approval, before which nobody needs it.
 
         Raises:
             BackendError: MySQL is not there.
@@ -98,8 +129,11 @@ class PaymentDesk:
         except FlashgateError as error:
             await self.put_off(payment, str(error))
             return
-        if await self._told(payment, state) in ACTIVE:
+        status = await self._told(payment, state)
+        if status in ACTIVE:
             await self.put_off(payment, "")
+        elif status is PaymentStatus.PAID:
+            await self._try_note_paid_by(payment)
 
     async def refund(self, payment: Payment) -> None:
         """Have the money of a payment sent back; what fails is put off.
@@ -146,6 +180,8 @@ class PaymentDesk:
             )
             return payment._replace(status=PaymentStatus.PENDING, pay_url=made.pay_url)
         status = await self._told(payment, made.state)
+        if status is PaymentStatus.PAID:
+            await self._try_note_paid_by(payment)
         return payment._replace(status=status, pay_url=made.pay_url)
 
     async def _make_late(self, payment: Payment, state: ProviderState) -> None:
@@ -167,6 +203,25 @@ class PaymentDesk:
         if state is ProviderState.REFUNDED:
             await payment_rows.refunded(self._pool, payment, now_ms=self._now_ms())
         return payment.status
+
+    async def _note_paid_by(self, payment: Payment) -> None:
+        """Write down which payment an order was paid by, once.
+
+        Raises:
+            BackendError: it may not be there.
+        """
+        facts = [fact(payment.order_id, PAYMENT_ID)]
+        async with insert_once(self._channel, facts, self._guard) as guard, transaction(self._pool) as cursor:
+            await add_missing(cursor, [(payment.order_id, PAYMENT_ID, payment.payment_id)], self._now_ms())
+            reach("payments.attribute_written")
+            guard.assert_held()
+
+    async def _try_note_paid_by(self, payment: Payment) -> None:
+        """Write it down unless something is in the way: nobody would call again, and the approval writes it as well."""
+        try:
+            await self._note_paid_by(payment)
+        except BackendError as error:
+            log.warning("order %s: left to its approval to note what paid it: %s", payment.order_id, error)
 
     async def _not_made(self, payment: Payment, status: PaymentStatus, error: str) -> None:
         await payment_rows.note_not_made(

@@ -47,20 +47,17 @@ def after_refund(order: OrderStatus, others: Iterable[PaymentStatus]) -> OrderSt
     """Say what becomes of an order when the money of one of its payments has gone back.
 
     An order that holds units was paid by another payment, or still waits for one; and one for which another payment is
-    looking for a unit may still be paid by that.
+    looking for a unit may still be paid by that. An order is refunded once all of the money has gone back: the last
+    refund makes it so.
 
     Args:
         order: the order's status, locked.
         others: of the order's other payments.
     """
-    if order in HOLDING or order is OrderStatus.REFUNDED or PaymentStatus.REACQUIRING in set(others):
+    under_way = {PaymentStatus.REACQUIRING, PaymentStatus.REFUND_DUE}
+    if order in HOLDING or order is OrderStatus.REFUNDED or not under_way.isdisjoint(others):
         return order
     return OrderStatus.REFUNDED
-
-
-def pause_s(attempts: int, first_s: float, max_s: float) -> float:
-    """Return the pause before the next attempt, seconds: it doubles with every attempt, up to a bound."""
-    return float(min(max_s, first_s * 2 ** min(attempts, 32)))
 
 
 def is_prize(unit_price_cents: int, pay_by_ms: int | None) -> bool:

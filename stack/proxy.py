@@ -1,4 +1,4 @@
-r"""A TCP proxy that loses, holds back or cuts short a chosen answer, to see what a client makes of it.
+r"""A TCP proxy that loses, holds back or cuts short a chosen message, to see what a client makes of it.
 
     async with Proxy("127.0.0.1", mysql_port) as proxy:
         lost = proxy.cut_reply(b"\x03COMMIT")   # the server commits, its answer is dropped, both sides are closed
@@ -37,6 +37,8 @@ class Action(Enum):
     """It is passed on; when the answer comes, it is dropped and both sides are closed."""
     TRUNCATE_REPLY = auto()
     """It is passed on; of the answer the first bytes are, then both sides are closed."""
+    HOLD = auto()
+    """What holds the match waits until it is released, and is passed on then, even if its sender has left."""
     HOLD_REPLY = auto()
     """It is passed on; the answer waits until it is released."""
 
@@ -183,6 +185,10 @@ class Proxy:
         """Let a request with the pattern through, and only the first bytes of the answer; close both sides."""
         return self.add(Rule(pattern, Direction.TO_SERVER, Action.TRUNCATE_REPLY, times_max, keep_bytes))
 
+    def hold(self, pattern: bytes, *, times_max: int | None = 1) -> Rule:
+        """Keep what holds the pattern until `Rule.release`: it comes to the server late, whoever still waits for it."""
+        return self.add(Rule(pattern, Direction.TO_SERVER, Action.HOLD, times_max))
+
     def hold_reply(self, pattern: bytes, *, times_max: int | None = 1) -> Rule:
         """Let a request with the pattern through, and keep the answer until `Rule.release`."""
         return self.add(Rule(pattern, Direction.TO_SERVER, Action.HOLD_REPLY, times_max))
@@ -253,12 +259,12 @@ class Proxy:
         while chunk := await reader.read(CHUNK_BYTES):
             if direction is Direction.TO_CLIENT and not await self._reply(link, chunk):
                 return
-            if not self._inspect(link, direction, chunk):
+            if not await self._inspect(link, direction, chunk):
                 return
             writer.write(chunk)
             await writer.drain()
 
-    def _inspect(self, link: _Link, direction: Direction, chunk: bytes) -> bool:
+    async def _inspect(self, link: _Link, direction: Direction, chunk: bytes) -> bool:
         """Look for patterns; False: the connection ends here."""
         for rule in [rule for rule in self._rules if rule.direction is direction]:
             count = link.matches(rule, chunk)
@@ -269,6 +275,10 @@ class Proxy:
             if rule.action is Action.CUT:
                 rule.note_fired()
                 return False
+            if rule.action is Action.HOLD:
+                rule.note_fired()
+                await rule.held()
+                continue
             link.for_reply.append(rule)
         return True
 

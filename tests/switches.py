@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tests import (
+    switches_allocations,
     switches_consumers,
     switches_deadletter,
+    switches_guard,
     switches_http,
     switches_life,
     switches_lottery,
+    switches_outbound,
     switches_points,
     switches_provider,
     switches_reconcile,
     switches_relay,
     switches_stock,
     switches_streams,
+    switches_warehouse,
 )
 from tests.support.hooks import replace
 
@@ -92,9 +96,11 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
     "counters_locked_first": counters_locked_first,
     "payloads_compared": payloads_compared,
     "offsets_wait_for_dead_letters": offsets_wait_for_dead_letters,
+    **switches_allocations.SWITCHES,
     **switches_consumers.SWITCHES,
     **switches_life.SWITCHES,
     **switches_lottery.SWITCHES,
+    **switches_outbound.SWITCHES,
     **switches_stock.SWITCHES,
     **switches_relay.SWITCHES,
     **switches_http.SWITCHES,
@@ -103,6 +109,8 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
     **switches_reconcile.SWITCHES,
     **switches_streams.SWITCHES,
     **switches_points.SWITCHES,
+    **switches_warehouse.SWITCHES,
+    **switches_guard.SWITCHES,
 }
 
 

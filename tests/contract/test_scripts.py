@@ -10,22 +10,32 @@ from domain.outcomes import (
     BatchStatus,
     DrawOutcome,
     DuplicateOutcome,
+    GuardOutcome,
+    GuardReleaseOutcome,
+    LoadOutcome,
     MarkOutcome,
     Outcome,
     ReacquireOutcome,
     ReleaseOutcome,
     RestoreOutcome,
+    TopUpOutcome,
+    WithdrawOutcome,
 )
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.lua"))
 ENUMS: dict[str, tuple[type[IntEnum], ...]] = {
     "admit_orders": (Outcome, BatchStatus),
     "draw_prize": (DrawOutcome, BatchStatus),
+    "load_campaign": (LoadOutcome,),
     "mark_paid": (MarkOutcome, BatchStatus),
     "reacquire_stock": (ReacquireOutcome, BatchStatus),
     "release_stock": (ReleaseOutcome, BatchStatus),
     "restore_record": (RestoreOutcome, BatchStatus),
     "return_duplicate": (DuplicateOutcome, BatchStatus),
+    "topup_stock": (TopUpOutcome, BatchStatus),
+    "withdraw_stock": (WithdrawOutcome, BatchStatus),
+    "release_guard": (GuardReleaseOutcome,),
+    "take_guard": (GuardOutcome,),
 }
 
 
@@ -71,7 +81,7 @@ def test_header_and_body_list_the_same_codes(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(ENUMS))
 def test_codes_and_enums_agree(name: str) -> None:
     """The script's codes and the IntEnums that decode them have the same names and numbers."""
-    members = {member.name: int(member) for enum in ENUMS[name] for member in enum if member != BatchStatus.DECIDED}
+    members = {member.name: int(member) for enum in ENUMS[name] for member in enum if member is not BatchStatus.DECIDED}
     assert header_codes(own_text(name)) == members
 
 

@@ -28,6 +28,7 @@ VICTIMS = [
     "consumer orders",
     "consumer draws",
     "consumer points",
+    "consumer warehouse",
     "reconciler",
     "ops",
     "redis",
@@ -119,6 +120,7 @@ async def test_any_process_may_be_killed_during_a_sale(up: Up, tmp_path: Path) -
     file = tmp_path / "campaign.toml"
     buyers = BUYERS_EACH * len(VICTIMS)
     file.write_text(campaign_text(CAMPAIGN, stock=buyers - 10))
+    await up.command("warehouse", "receive", SKU, str(buyers))
     await up.command("campaign", "load", str(file))
     await up.command("campaign", "open", CAMPAIGN)
     tokens = (await tokens_of(up, buyers)).split()

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from adapters.campaign_stock import move_campaign, top_up
 from adapters.holds import release
 from adapters.redis import ScriptChannel
-from adapters.stock import BatchReply, admit, move_campaign, top_up
+from adapters.stock import BatchReply, admit
 from domain import keys
 from domain.errors import BackendError, FencedError
 from domain.outbox import decode_entry

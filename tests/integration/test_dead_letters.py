@@ -16,7 +16,6 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from adapters.catalog import register_campaign
 from adapters.holds import release, return_duplicate
 from adapters.kafka import make_producer
 from adapters.kafka_reader import open_reader
@@ -37,6 +36,7 @@ from domain.outcomes import ReleaseOutcome
 from domain.settings import Settings
 from stack.proxy import Proxy
 from stack.servers import Endpoints
+from tests.support.allocated import allocate_in_mysql
 from tests.support.flow import STOCK, Flow, new_flow
 from tests.support.metrics import Recorded
 from tests.support.operator import command
@@ -92,7 +92,7 @@ async def with_unknown_sku(flow: Flow, count: int = 1) -> list[str]:
     made = await flow.accept(count, "box-2")
     await flow.relay(count)
     assert (await handle(flow, count)).deads == {Reason.UNKNOWN_SKU: count}
-    await register_campaign(flow.sale.catalog, flow.sale.orders, flow.campaign)
+    await allocate_in_mysql(flow.sale.catalog, flow.sale.orders, flow.campaign)
     return made
 
 
@@ -258,7 +258,7 @@ async def test_second_deduction_is_given_back_as_well(flow: Flow, *, replay_firs
     assert await flow.accept(1, "box-2") == [order]
     await flow.relay(2)
     assert (await handle(flow, 2)).deads == {Reason.UNKNOWN_SKU: 2}
-    await register_campaign(flow.sale.catalog, flow.sale.orders, flow.campaign)
+    await allocate_in_mysql(flow.sale.catalog, flow.sale.orders, flow.campaign)
     assert await remaining(flow) == STOCK - 2
     async with desk_of(flow) as desk:
         first, second = ids(await letters(desk))
@@ -529,7 +529,7 @@ async def test_operator_drops_an_order(settings: Settings, tmp_path: Path) -> No
         code, lines = await command(settings, tmp_path, "deadletter", "drop", letter)
         assert code == 1
         assert "REFUSED" in lines[0]
-        await register_campaign(shop.clients.catalog, shop.clients.orders, shop.campaign)
+        await allocate_in_mysql(shop.clients.catalog, shop.clients.orders, shop.campaign)
         code, lines = await command(settings, tmp_path, "deadletter", "drop", letter, "--json")
         assert (code, orjson.loads(lines[-1])["done"]) == (0, 1)
         code, lines = await command(settings, tmp_path, "deadletter", "replay", letter)

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from adapters.campaign_stock import load_campaign, move_campaign, top_up
 from adapters.draws import DrawRequest, draw, lottery_fields, move_lottery, restore_draws
 from adapters.holds import release, return_duplicate
-from adapters.stock import load_campaign, move_campaign, open_gate, top_up
+from adapters.stock import open_gate
 from domain import keys
 from domain.draw_events import DrawLog
 from domain.errors import BackendError, FencedError, OperationRefusedError

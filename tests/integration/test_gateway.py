@@ -8,12 +8,14 @@ from typing import Any
 import jwt
 import pytest
 
+from adapters.campaign_stock import move_campaign, top_up
 from adapters.holds import release
-from adapters.stock import load_campaign, move_campaign, read_snapshot, top_up
+from adapters.stock import read_snapshot
 from domain.campaign import parse_campaign
 from domain.settings import Settings
 from tests.support.lanes import BOTH_LANES
 from tests.support.shop import SKU, Shop, campaign_text, open_shop, until_true
+from warehouse.campaigns import load_into
 
 pytestmark = BOTH_LANES
 
@@ -282,12 +284,12 @@ async def test_loading_twice_changes_nothing_and_stock_cannot_be_lowered_below_s
         for number in range(4):
             assert (await shop.buy(url, f"b-{number}")).status == 202
         before = await read_snapshot(shop.clients.client, shop.id)
-        assert await load_campaign(shop.clients.channel, shop.campaign) == "unchanged"
+        assert await load_into(shop.clients, shop.campaign) == "unchanged"
         lower = parse_campaign(
             campaign_text(shop.id, stock=3, limits="user_per_s = 1000\nuser_burst = 1000"), source="test"
         )
         with pytest.raises(Exception, match="below the 4 units that are sold"):
-            await load_campaign(shop.clients.channel, lower)
+            await load_into(shop.clients, lower)
         after = await read_snapshot(shop.clients.client, shop.id)
         assert before is not None
         assert after is not None

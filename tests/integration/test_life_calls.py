@@ -20,6 +20,7 @@ from stack.servers import LocalStack
 from tests.support.lanes import BOTH_LANES
 from tests.support.life import assert_settled, confirmed, make_due, new_keeper, now_ms, statuses, until_idle
 from tests.support.life import ledger as ledger_of
+from tests.support.mysql_proxy import mysql_proxy, with_mysql
 from tests.support.provider import SandboxHandle, callback_body, sandbox
 from tests.support.shop import Said, Shop, open_shop, until_true
 
@@ -87,18 +88,6 @@ async def open_counter(settings: Settings, **campaign: Any) -> AsyncIterator[Cou
     ):
         provider.callback_to(url)
         yield Counter(shop, url, provider)
-
-
-def with_mysql(settings: Settings, proxy: Proxy) -> Settings:
-    """Return settings whose fg_orders is behind the proxy."""
-    dsn = str(URL(settings.mysql.orders_dsn).with_host(proxy.host).with_port(proxy.port))
-    return msgspec.structs.replace(settings, mysql=msgspec.structs.replace(settings.mysql, orders_dsn=dsn))
-
-
-def mysql_proxy(settings: Settings) -> Proxy:
-    """Return a proxy in front of MySQL."""
-    url = URL(settings.mysql.orders_dsn)
-    return Proxy(url.host or "", url.port or 3306)
 
 
 # -- cancel ------------------------------------------------------------------------------------------------------------

@@ -12,15 +12,13 @@ import msgspec
 import orjson
 import pytest
 
-from adapters.catalog import set_allocated
 from adapters.draws import move_lottery
 from adapters.kafka import make_producer
 from adapters.kafka_sender import KafkaSender
 from adapters.kafka_sender import Outgoing as Sent
 from adapters.lotteries import read_seed
 from adapters.mysql import query
-from adapters.stock import read_snapshot, top_up
-from cli.campaign import load_into
+from adapters.stock import read_snapshot
 from consumers.reconcile import reconcile
 from domain.draw_events import TOPIC_DRAWS_LOG, TOPIC_DRAWS_WON, encode_draw_event
 from domain.errors import OperationRefusedError
@@ -36,6 +34,10 @@ from tests.support.operator import command
 from tests.support.relays import with_relay
 from tests.support.shop import Said, open_shop, until_true
 from tests.support.waiting import in_time
+from warehouse.campaigns import load_into, top_up_stock
+from warehouse.movements import Movement, move
+from warehouse.rules import BookingKind
+from warehouse.stores import wall_ms
 
 BOTH = pytest.mark.parametrize("lane", LANES, indirect=True)
 ALWAYS = [Kind("box", 1_000, 10, 7)]
@@ -51,8 +53,10 @@ async def draw_all(shop: LotteryShop, url: str, users: Sequence[str], key: str =
 
 async def add(shop: LotteryShop, units: int) -> None:
     """Add prizes, as `stock topup` does."""
-    allocated, _ = await top_up(shop.clients.channel, shop.id, "box", units, "more")
-    await set_allocated(shop.clients.catalog, shop.clients.orders, shop.id, "box", allocated)
+    await move(
+        shop.clients.catalog, Movement(BookingKind.RECEIVE, "box", units, f"{shop.id}-{units}", who="test"), wall_ms()
+    )
+    await top_up_stock(shop.clients, shop.id, "box", units, f"more-{units}")
 
 
 async def recovered(shop: LotteryShop) -> None:

@@ -11,14 +11,16 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from adapters.catalog import list_campaigns, register_campaign, set_allocated
+from adapters.catalog import Allocated, bring_counters, mend_counter, read_allocated
 from adapters.mysql import DataRefusedError, Pool, insert_many, query, transaction
 from domain.errors import BackendError, OperationRefusedError, OutcomeUnknownError
 from domain.settings import Dsn
 from migrations.runner import Schema, upgrade
 from stack.proxy import Proxy
 from stack.servers import Endpoints
+from tests.support.allocated import allocate_in_mysql
 from tests.support.events import sample_campaign
+from warehouse.view import read_report
 
 pytestmark = pytest.mark.usefixtures("stack")
 
@@ -157,8 +159,8 @@ def test_two_migrations_at_once(endpoints: Endpoints) -> None:
     dsn = dsn_of(endpoints, f"fg_orders_{secrets.token_hex(4)}")
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as processes:
         started = [processes.submit(upgrade, "orders", dsn, connect_timeout_s=5) for _ in range(3)]
-        assert {one.result() for one in started} == {"orders_0002"}
-    assert upgrade("orders", dsn, connect_timeout_s=5) == "orders_0002"
+        assert {one.result() for one in started} == {"orders_0003"}
+    assert upgrade("orders", dsn, connect_timeout_s=5) == "orders_0003"
 
 
 def test_migration_without_rights_says_so(endpoints: Endpoints) -> None:
@@ -170,36 +172,87 @@ def test_migration_without_rights_says_so(endpoints: Endpoints) -> None:
     assert dsn.password not in str(caught.value)
 
 
-async def test_loading_a_campaign_twice_changes_nothing(orders: Pool, catalog: Pool) -> None:
-    """A second load of the same campaign changes no row, also after sales and top-ups."""
+async def test_campaigns_from_before_there_was_a_warehouse(catalog: Pool) -> None:
+    """The migration puts what they were allocated into `main`: what their file says, and the rest as topped up."""
+    campaign = sample_campaign("c-old", stock=10)
+    async with transaction(catalog) as cursor:
+        await cursor.execute(
+            "INSERT INTO campaign (campaign_id, kind, opens_ms, closes_ms, definition) VALUES (%s, 'sale', 0, 1, %s)",
+            (campaign.id, msgspec.json.encode(campaign).decode()),
+        )
+        for sku_id, quantity in (("box-1", 14), ("box-2", 10)):
+            await cursor.execute("INSERT INTO sku (sku_id) VALUES (%s)", (sku_id,))
+            await cursor.execute(
+                "INSERT INTO allocation (campaign_id, sku_id, quantity) VALUES (%s, %s, %s)",
+                (campaign.id, sku_id, quantity),
+            )
+        await cursor.execute("UPDATE alembic_version SET version_num = 'catalog_0001'")
+    for _ in range(2):  # an interrupted run goes again
+        await asyncio.to_thread(upgrade, "catalog", catalog.dsn, connect_timeout_s=5)
+        rows = await query(catalog, "SELECT sku_id, quantity, in_file, topped_up FROM allocation ORDER BY sku_id")
+        assert rows == [("box-1", 14, 10, 4), ("box-2", 10, 10, 0)]
+        report = await read_report(catalog)
+        assert report.balanced, report
+        stock = await query(catalog, "SELECT sku_id, on_hand, allocated FROM warehouse_stock ORDER BY sku_id")
+        assert stock == [("box-1", 14, 14), ("box-2", 10, 10)]
+        async with transaction(catalog) as cursor:
+            await cursor.execute("UPDATE alembic_version SET version_num = 'catalog_0001'")
+
+
+async def test_allocating_a_file_twice_changes_nothing(orders: Pool, catalog: Pool) -> None:
+    """The same file again moves no row of the catalog and of the orders' counters, also after sales."""
     campaign = sample_campaign("c-1", stock=10)
-    await register_campaign(catalog, orders, campaign)
-    await set_allocated(catalog, orders, "c-1", "box-1", 15)
+    await allocate_in_mysql(catalog, orders, campaign)
     async with transaction(orders) as cursor:
         await cursor.execute("UPDATE campaign_sku SET sold = 3")
-    before = [
-        await query(orders, "SELECT * FROM campaign_sku"),
-        await query(catalog, "SELECT * FROM campaign"),
-        await query(catalog, "SELECT * FROM allocation"),
-        await query(catalog, "SELECT * FROM sku"),
-    ]
-    await register_campaign(catalog, orders, campaign)
-    assert before == [
-        await query(orders, "SELECT * FROM campaign_sku"),
-        await query(catalog, "SELECT * FROM campaign"),
-        await query(catalog, "SELECT * FROM allocation"),
-        await query(catalog, "SELECT * FROM sku"),
-    ]
-    assert before[0] == [("c-1", "box-1", 15, 3, 1, 900), ("c-1", "box-2", 10, 3, 0, 900)]
-    assert await list_campaigns(catalog) == [("c-1", campaign)]
+    tables = ("campaign", "allocation", "allocation_due", "sku", "warehouse_stock", "warehouse_ledger")
+
+    async def rows() -> list[object]:
+        return [
+            await query(orders, "SELECT * FROM campaign_sku"),
+            *[await query(catalog, f"SELECT * FROM {table}") for table in tables],  # noqa: S608 -- names alone
+        ]
+
+    before = await rows()
+    await allocate_in_mysql(catalog, orders, campaign)
+    assert await rows() == before
+    counters = "SELECT sku_id, allocated, sold, version, pay_within_s, allocation_version FROM campaign_sku"
+    assert await query(orders, counters) == [("box-1", 10, 3, 0, 900, 1), ("box-2", 10, 3, 0, 900, 1)]
 
 
-async def test_a_late_repeat_of_a_top_up_does_no_harm(orders: Pool, catalog: Pool) -> None:
-    """Allocations only grow: an older figure that comes late changes nothing."""
-    await register_campaign(catalog, orders, sample_campaign("c-1", stock=10))
-    for allocated in (12, 20, 12, 20):
-        await set_allocated(catalog, orders, "c-1", "box-1", allocated)
-    assert await query(orders, "SELECT allocated, version FROM campaign_sku WHERE sku_id = 'box-1'") == [(20, 2)]
-    assert await query(catalog, "SELECT quantity, version FROM allocation WHERE sku_id = 'box-1'") == [(20, 2)]
-    with pytest.raises(OperationRefusedError):
-        await set_allocated(catalog, orders, "c-1", "box-9", 1)
+async def test_a_late_figure_does_no_harm(orders: Pool, catalog: Pool) -> None:
+    """A counter takes over what bears a higher version than it has seen, and nothing that comes late."""
+    await allocate_in_mysql(catalog, orders, sample_campaign("c-1", stock=10))
+    counter = "SELECT allocated, version, allocation_version FROM campaign_sku WHERE sku_id = 'box-1'"
+    for quantity, version, expected in (
+        (20, 3, (20, 1, 3)),
+        (12, 2, (20, 1, 3)),
+        (9, 4, (9, 2, 4)),
+        (20, 3, (9, 2, 4)),
+    ):
+        async with transaction(catalog) as cursor:
+            await cursor.execute(
+                "UPDATE allocation SET quantity = %s, version = %s WHERE sku_id = 'box-1'", (quantity, version)
+            )
+        await bring_counters(catalog, orders, "c-1")
+        assert await query(orders, counter) == [expected]
+
+
+async def test_mending_a_counter(orders: Pool, catalog: Pool) -> None:
+    """A counter that says another figure than the catalog is set to that, but not while that is being moved."""
+    await allocate_in_mysql(catalog, orders, sample_campaign("c-1", stock=10))
+    counter = "SELECT allocated FROM campaign_sku WHERE sku_id = 'box-1'"
+    async with transaction(orders) as cursor:
+        await cursor.execute("UPDATE campaign_sku SET allocated = 77")
+    async with transaction(catalog) as cursor:
+        await cursor.execute("UPDATE allocation_due SET done_at_ms = NULL")
+    with pytest.raises(OperationRefusedError, match="under way"):
+        await mend_counter(catalog, orders, "c-1", "box-1")
+    assert await query(orders, counter) == [(77,)]
+    async with transaction(catalog) as cursor:
+        await cursor.execute("UPDATE allocation_due SET done_at_ms = 1")
+    assert await mend_counter(catalog, orders, "c-1", "box-1") == 10
+    assert await query(orders, counter) == [(10,)]
+    assert (await read_allocated(catalog, "c-1"))["box-1"] == Allocated(10, 1)
+    with pytest.raises(OperationRefusedError, match="allocated nothing"):
+        await mend_counter(catalog, orders, "c-1", "box-9")

@@ -3,10 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
-import msgspec
 import pytest
 
 from adapters.holds import reacquire
@@ -20,9 +17,7 @@ from domain.outcomes import ReacquireOutcome
 from domain.settings import Settings
 from lifecycle import order_rows
 from lifecycle.callback import Callback
-from lifecycle.keeper import Keeper
-from lifecycle.payment_rows import Payment, Refusal
-from lifecycle.payments import PaymentDesk
+from lifecycle.payment_rows import Refusal
 from lifecycle.provider import ProviderState
 from tests.support.children import start_killed_at
 from tests.support.life import (
@@ -31,92 +26,15 @@ from tests.support.life import (
     ledger,
     line,
     make_due,
+    new_desk,
     new_keeper,
     now_ms,
     statuses,
     until_idle,
 )
-from tests.support.provider import SandboxHandle, adapter, sandbox
-from tests.support.shop import Shop, open_shop, until_true
-
-PRICE = 5_900
-
-
-@dataclass
-class Till:
-    """A shop with confirmed orders, a provider, and who looks after both."""
-
-    settings: Settings
-    shop: Shop
-    url: str
-    provider: SandboxHandle
-    desk: PaymentDesk
-    keeper: Keeper
-    orders: list[str]
-
-    async def pay(self, which: int = 0, key: str = "pay-1") -> Payment | Refusal:
-        """Begin a payment for an order."""
-        return await self.desk.pay(self.orders[which], f"a-{which}", key)
-
-    async def begun(self, which: int = 0, key: str = "pay-1") -> Payment:
-        """Begin a payment for an order that can be paid."""
-        payment = await self.pay(which, key)
-        assert isinstance(payment, Payment)
-        return payment
-
-    async def tell(self, payment_id: str, state: ProviderState, times: int = 1) -> None:
-        """Have the provider call back."""
-        for _ in range(times):
-            await self.desk.take_in(Callback("event", payment_id, state, PRICE))
-
-    async def payments(self) -> dict[str, str]:
-        """Return payment id → status of this campaign's payments."""
-        rows = await query(
-            self.shop.clients.orders, "SELECT payment_id, status FROM payment WHERE campaign_id = %s", (self.shop.id,)
-        )
-        return dict(rows)
-
-    async def settle(self) -> None:
-        """Have the keeper work until no payment waits for anything but a buyer."""
-
-        async def nothing_due() -> bool:
-            await until_idle(self.keeper)
-            return not {"creating", "unknown", "reacquiring", "refund_due"} & set((await self.payments()).values())
-
-        await until_true(nothing_due)
-
-    async def status(self, which: int = 0) -> str:
-        """Return an order's status."""
-        return (await statuses(self.shop))[self.orders[which]]
-
-    async def expire(self) -> None:
-        """Have all unpaid orders expire, and Redis be told."""
-        await make_due(self.shop)
-        await self.keeper.expire_orders()
-        await self.keeper.return_stock()
-
-
-@contextlib.asynccontextmanager
-async def open_till(settings: Settings, *, buyers: int = 1, stock: int = 1) -> AsyncIterator[Till]:
-    """Sell to so many buyers, `a-0` and so on, and open the till."""
-    hasty = msgspec.structs.replace(
-        settings,
-        lifecycle=msgspec.structs.replace(settings.lifecycle, check_after_s=0.05, retry_max_s=0.2),
-        payment=msgspec.structs.replace(settings.payment, timeout_s=1.0),
-    )
-    async with (
-        sandbox(hasty) as (with_provider, handle),
-        open_shop(with_provider, stock=stock) as shop,
-        shop.worker() as url,
-        adapter(with_provider, handle) as provider,
-        new_keeper(with_provider, shop, provider=provider) as (keeper, _),
-    ):
-        desk = PaymentDesk(shop.clients.orders, provider, with_provider.payment, with_provider.lifecycle, now_ms=now_ms)
-        said = await asyncio.gather(*(shop.buy(url, f"a-{number}") for number in range(buyers)))
-        assert [one.status for one in said] == [202] * buyers
-        await confirmed(shop)
-        ids = [one.body["order_id"] for one in said]
-        yield Till(with_provider, shop, url, handle, desk, keeper, ids)
+from tests.support.provider import adapter, sandbox
+from tests.support.shop import open_shop, until_true
+from tests.support.till import PRICE, Till, open_till
 
 
 async def test_paid_by_what_the_provider_confirms(settings: Settings) -> None:
@@ -386,7 +304,7 @@ async def test_a_buyer_holds_a_bounded_number_of_unpaid_orders(settings: Setting
         adapter(told, handle) as provider,
         new_keeper(told, shop, provider=provider) as (keeper, _),
     ):
-        desk = PaymentDesk(shop.clients.orders, provider, told.payment, told.lifecycle, now_ms=now_ms)
+        desk = new_desk(told, shop, provider)
         first, second = [await shop.buy(url, "ann", key) for key in ("one", "two")]
         assert (await shop.buy(url, "ann", "three")).code == "LIMIT_REACHED"
         await confirmed(shop)
@@ -401,3 +319,27 @@ async def test_a_buyer_holds_a_bounded_number_of_unpaid_orders(settings: Setting
         assert (await shop.buy(url, "ann", "four")).status == 202
         await confirmed(shop)
         await assert_settled(shop)
+
+
+async def test_a_campaign_that_waits_for_recovery_holds_up_no_other(settings: Settings) -> None:
+    """Redis is not told that an order of a closed campaign is paid, until it may be; another campaign's is marked."""
+    async with open_till(settings) as waiting, open_till(settings) as other:
+        for till in (waiting, other):
+            payment = await till.begun()
+            await till.tell(payment.payment_id, ProviderState.APPROVED)
+        client = waiting.shop.clients.client
+        run_id = await client.hget(keys.campaign(waiting.shop.id), "run_id")
+        assert isinstance(run_id, bytes)
+        await client.hset(keys.campaign(waiting.shop.id), "run_id", "of another Redis")
+        await until_idle(other.keeper)
+        assert [await _unmarked(till) for till in (waiting, other)] == [1, 0]
+        await client.hset(keys.campaign(waiting.shop.id), "run_id", run_id)
+        await until_idle(other.keeper)
+        assert await _unmarked(waiting) == 0
+
+
+async def _unmarked(till: Till) -> int:
+    """Return how many of its orders Redis does not know to be paid."""
+    sql = "SELECT COUNT(*) FROM order_change JOIN orders USING (order_id) WHERE campaign_id = %s AND published <> 1"
+    ((count,),) = await query(till.shop.clients.orders, sql, (till.shop.id,))
+    return int(count)

@@ -13,9 +13,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from adapters.catalog import register_campaign
+from adapters.campaign_stock import load_campaign, top_up
 from adapters.mysql import query
-from adapters.stock import LostOrder, load_campaign, top_up
+from adapters.stock import LostOrder
 from consumers import reconcile_mysql
 from consumers.reconcile import Reconciler, open_sources, reconcile
 from consumers.reconcile_look import CampaignLook
@@ -27,6 +27,7 @@ from domain.order import digest_of, user_hash
 from domain.settings import RedisSettings, Settings
 from stack.paths import PROJECT_ROOT
 from stack.servers import Endpoints
+from tests.support.allocated import allocate_in_mysql
 from tests.support.children import inherited_environment
 from tests.support.events import sample_campaign
 from tests.support.flow import STOCK, Counted, Flow, Quiet, new_flow
@@ -49,7 +50,7 @@ async def flow(endpoints: Endpoints) -> AsyncIterator[Flow]:
 async def test_campaign_that_redis_does_not_know(flow: Flow) -> None:
     """A campaign that MySQL alone knows is told, with what is allocated as drift."""
     campaign = sample_campaign(f"only-mysql-{secrets.token_hex(4)}", ["box-9"], stock=7)
-    await register_campaign(flow.sale.catalog, flow.orders, campaign)
+    await allocate_in_mysql(flow.sale.catalog, flow.orders, campaign)
     (found,) = (await reconcile(flow.settings, [campaign.id], topic=flow.sale.topic)).campaigns
     assert (found.drift, found.skus[0].allocated) == (7, 0)
     assert "Redis does not know" in found.explanations[0]

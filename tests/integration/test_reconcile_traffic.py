@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 import pytest_asyncio
 
+from adapters.campaign_stock import load_campaign
 from adapters.mysql import query
-from adapters.stock import load_campaign
 from consumers import reconcile
 from consumers.reconcile import Reconciler, open_repairer, open_sources
 from consumers.reconcile_sources import Look, Sources

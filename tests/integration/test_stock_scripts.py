@@ -13,12 +13,21 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from adapters.campaign_stock import (
+    NotClosedError,
+    Standing,
+    TopUpRefusedError,
+    load_campaign,
+    move_campaign,
+    top_up,
+    withdraw,
+)
 from adapters.holds import release
 from adapters.redis import ScriptChannel
-from adapters.stock import LostOrder, load_campaign, move_campaign, open_gate, top_up
+from adapters.stock import LostOrder, open_gate, read_snapshot
 from domain import keys
 from domain.campaign import STOCK_MAX
-from domain.errors import FencedError, OperationRefusedError
+from domain.errors import BackendError, FencedError, OperationRefusedError
 from domain.order import user_hash
 from domain.outbox import decode_entry
 from domain.outcomes import Outcome, ReleaseOutcome
@@ -120,7 +129,124 @@ async def test_topup_refusals_change_nothing(server: RedisSettings, sku: str, un
         assert await sale.dump() == before
 
 
+async def test_a_closed_campaign_gets_no_top_up(server: RedisSettings) -> None:
+    """A top-up of a closed campaign is refused for good; one that was made before the close is answered as before."""
+    async with script_sale(server, stock=5) as sale:
+        await top_up(sale.channel, sale.id, SKU, 7, "a")
+        await move_campaign(sale.channel, sale.id, "close")
+        before = await sale.dump()
+        with pytest.raises(TopUpRefusedError, match="is closed"):
+            await top_up(sale.channel, sale.id, SKU, 7, "b")
+        assert await top_up(sale.channel, sale.id, SKU, 7, "a") == (12, False)
+        assert await sale.dump() == before
+
+
+# -- withdrawing ---------------------------------------------------------------------------------------------------
+
+
+async def test_withdrawal_takes_what_is_unsold_and_tells_all_of_it(server: RedisSettings) -> None:
+    """Each SKU's rest is taken out once; what is told is all that ever was, asked by many or again after a release."""
+    async with script_sale(server, stock=[(SKU, 5), ("bag", 3), ("cap", 0)], per_user=3) as sale:
+        ann = sale.order("ann", quantity=3)
+        assert await sale.outcomes(ann) == [ACCEPTED]
+        await move_campaign(sale.channel, sale.id, "close")
+        said = await asyncio.gather(*(withdraw(sale.channel, sale.id) for _ in range(10)))
+        assert said == [{SKU: 2, "bag": 3}] * 10
+        line = await sale.line()
+        assert (line.remaining, line.taken, line.returned, line.allocated) == (0, 3, 0, 3)
+        await release(sale.channel, sale.id, ann.digest, "ann", 1)
+        assert await withdraw(sale.channel, sale.id) == {SKU: 5, "bag": 3}
+        line = await sale.line()
+        assert (line.remaining, line.taken, line.returned, line.allocated) == (0, 3, 3, 0)
+
+
+async def test_withdrawals_that_are_refused_change_nothing(server: RedisSettings) -> None:
+    """Not from a campaign that is open, unknown, fenced, or has a line that cannot be read."""
+    async with script_sale(server, stock=[(SKU, 5), ("bag", 3)]) as sale:
+        before = await sale.dump()
+        with pytest.raises(NotClosedError):
+            await withdraw(sale.channel, sale.id)
+        with pytest.raises(OperationRefusedError, match="there is no campaign"):
+            await withdraw(sale.channel, "no-such")
+        assert await sale.dump() == before
+        await move_campaign(sale.channel, sale.id, "close")
+        run_id = await sale.channel.connect()
+        await sale.set_fields(run_id="another")
+        before = await sale.dump()
+        with pytest.raises(FencedError):
+            await withdraw(sale.channel, sale.id)
+        assert await sale.dump() == before
+        await sale.set_fields(run_id=run_id)
+        await sale.client.hset(keys.stock(sale.id), "bag", "not a line")
+        before = await sale.dump()
+        with pytest.raises(BackendError, match="'bag'"):
+            await withdraw(sale.channel, sale.id)
+        assert await sale.dump() == before
+
+
 # -- load and states -----------------------------------------------------------------------------------------------
+
+
+async def test_loads_are_numbered(server: RedisSettings) -> None:
+    """An older load than was seen changes nothing; the same one again, and a check, are no harm."""
+    async with script_sale(server, stock=9) as sale:
+        assert await load_campaign(sale.channel, sale_file(sale.id, stock=20), load_no=3) == "updated"
+        before = await sale.dump()
+        assert await load_campaign(sale.channel, sale_file(sale.id, stock=20), load_no=3) == "unchanged"
+        assert await load_campaign(sale.channel, sale_file(sale.id, stock=5), load_no=2) == "stale"
+        assert await load_campaign(sale.channel, sale_file(sale.id, stock=5), check_only=True) == "updated"
+        assert await sale.dump() == before
+        assert await load_campaign(sale.channel, sale_file(sale.id, stock=20), load_no=4) == "unchanged"
+        assert await load_campaign(sale.channel, sale_file(sale.id, stock=5), load_no=3) == "stale"
+
+
+async def test_a_refused_load_stays_refused(server: RedisSettings) -> None:
+    """What was refused for units that were sold is refused under its number also when they have come back."""
+    async with script_sale(server, stock=5, per_user=4) as sale:
+        ann = sale.order("ann", quantity=4)
+        assert await sale.outcomes(ann) == [ACCEPTED]
+        lower = sale_file(sale.id, stock=3, per_user=4)
+        for _ in range(2):
+            with pytest.raises(OperationRefusedError, match=r"below the 4|refused before"):
+                await load_campaign(sale.channel, lower, load_no=1)
+            await release(sale.channel, sale.id, ann.digest, "ann", 1)
+        assert (await sale.line()).allocated == 5
+        assert await load_campaign(sale.channel, lower, load_no=2) == "updated"
+        assert (await sale.line()).allocated == 3
+
+
+async def test_a_lost_campaign_is_created_as_the_catalog_has_it(server: RedisSettings) -> None:
+    """With what is allocated and withdrawn, closed if it was, and its gate closed; later files move it as ever."""
+    async with script_sale(server, stock=9) as sale:
+        for closed in (False, True):
+            lost = sale_file(f"t-{secrets.token_hex(5)}", stock=[(SKU, 9), ("bag", 4)])
+            done = await load_campaign(
+                sale.channel,
+                lost,
+                gate_closed=True,
+                load_no=7,
+                standing={SKU: Standing(12, 2)},
+                closed=closed,
+            )
+            assert done == "created"
+            snapshot = await read_snapshot(sale.client, lost.id)
+            assert snapshot is not None
+            assert (snapshot.fields["state"], snapshot.fields["run_id"]) == ("closed" if closed else "loaded", "")
+            assert [(line.allocated, line.remaining) for _, line in sorted(snapshot.stock.items())] == [
+                (4, 4),
+                (12, 12),
+            ]
+            with pytest.raises(FencedError):
+                await withdraw(sale.channel, lost.id)
+            await open_gate(sale.channel, lost.id, await sale.channel.connect())
+            assert await load_campaign(sale.channel, sale_file(lost.id, stock=[(SKU, 10), ("bag", 4)])) == "stale"
+            more = sale_file(lost.id, stock=[(SKU, 10), ("bag", 4)])
+            assert await load_campaign(sale.channel, more, load_no=8) == "updated"
+            snapshot = await read_snapshot(sale.client, lost.id)
+            assert snapshot is not None
+            assert snapshot.stock[SKU].allocated == 13
+            if closed:
+                assert await withdraw(sale.channel, lost.id) == {SKU: 15, "bag": 4}
 
 
 async def test_loading_twice_changes_nothing(server: RedisSettings) -> None:

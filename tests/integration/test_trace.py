@@ -9,7 +9,6 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from adapters.catalog import register_campaign
 from adapters.holds import release
 from adapters.kafka import make_producer
 from adapters.mysql import connect_pool, orders_dsn, transaction
@@ -18,7 +17,8 @@ from cli.deadletter import open_desk
 from cli.trace import story_lines
 from consumers.dead_letter_rules import parse_letter_id
 from consumers.trace import Tracer
-from consumers.trace_rules import Story, as_json, summary, timeline
+from consumers.trace_facts import Story
+from consumers.trace_rules import as_json, summary, timeline
 from domain import keys
 from domain.errors import OperationRefusedError
 from domain.events import dead_topic
@@ -27,6 +27,7 @@ from domain.settings import KafkaSettings, MysqlSettings, RedisSettings, Setting
 from lifecycle.order_rows import due_orders, expire
 from stack.ports import free_port
 from stack.servers import Endpoints
+from tests.support.allocated import allocate_in_mysql
 from tests.support.flow import Flow, new_flow
 from tests.support.life import make_due, new_keeper, now_ms, until_idle
 from tests.support.metrics import Recorded
@@ -157,7 +158,7 @@ async def test_dead_letter_and_its_replay(flow: Flow) -> None:
     assert story.redis.user_id == "buyer-0"
     assert f"set aside as dead letter {letter.id}" in summary(story)
 
-    await register_campaign(flow.sale.catalog, flow.sale.orders, flow.campaign)
+    await allocate_in_mysql(flow.sale.catalog, flow.sale.orders, flow.campaign)
     letter_id = parse_letter_id(letter.id)
     assert letter_id is not None
     async with open_desk(flow.settings, topics=[dead_topic(flow.sale.topic)]) as desk:

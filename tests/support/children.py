@@ -1,4 +1,7 @@
-"""flashgate's commands as child processes of a test, with a fail point at which they kill or stop themselves."""
+"""flashgate's commands as child processes of a test, with a fail point at which they kill or stop themselves.
+
+One that a failed test has left behind dies with the tests.
+"""
 
 import asyncio
 import contextlib
@@ -23,7 +26,7 @@ async def _start(
     settings: Settings, module: str, fail_point: str, command: tuple[str, ...]
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, fail_point, *command),
+        *("setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", module, fail_point, *command),
         cwd=PROJECT_ROOT,
         env={**inherited_environment(), **as_environment(msgspec.to_builtins(settings))},
         stdin=subprocess.DEVNULL,

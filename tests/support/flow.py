@@ -10,11 +10,11 @@ from typing import Final
 import msgspec
 import redis.asyncio as redis
 
-from adapters.catalog import register_campaign
+from adapters.campaign_stock import load_campaign, move_campaign
 from adapters.kafka_sender import KafkaSender
 from adapters.mysql import Pool, transaction
 from adapters.redis import ScriptChannel, make_client
-from adapters.stock import OrderRequest, admit, load_campaign, move_campaign
+from adapters.stock import OrderRequest, admit
 from consumers.reconcile import reconcile
 from consumers.reconcile_report import CampaignReport
 from consumers.reconcile_sources import Look, Sources
@@ -34,6 +34,7 @@ from gateway.relay import Relay
 from lifecycle.keeper import Keeper
 from lifecycle.order_rows import find_order, give_up
 from stack.servers import Endpoints
+from tests.support.allocated import allocate_in_mysql
 from tests.support.events import sample_campaign
 from tests.support.metrics import Recorded
 from tests.support.orders import Sale, new_sale
@@ -92,7 +93,7 @@ class KnowNothing:
 
 
 class Unheard:
-    """Implements KeeperMetrics."""
+    """Implements RoundsMetrics."""
 
     def done(self, work: str, count: int) -> None:
         """Ignore."""
@@ -242,7 +243,7 @@ async def new_flow(endpoints: Endpoints) -> AsyncIterator[Flow]:
         campaign = sample_campaign(f"reconcile-{secrets.token_hex(4)}", stock=STOCK)
         channel = ScriptChannel(settings.redis)
         client, blocking = make_client(settings.redis), make_client(settings.redis, block_ms=1_000)
-        await register_campaign(sale.catalog, sale.orders, campaign)
+        await allocate_in_mysql(sale.catalog, sale.orders, campaign)
         await load_campaign(channel, campaign)
         await move_campaign(channel, campaign.id, "open")
         try:

@@ -24,7 +24,7 @@ from tests.support.shop import SKU, Shop, until_true
 
 @dataclass
 class Kept:
-    """Implements KeeperMetrics by remembering."""
+    """Implements RoundsMetrics by remembering."""
 
     counts: Counter[str] = field(default_factory=Counter)
     puts_off: Counter[str] = field(default_factory=Counter)
@@ -48,6 +48,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def new_desk(settings: Settings, shop: Shop, provider: PaymentProvider) -> PaymentDesk:
+    """Return who takes payments."""
+    clients = shop.clients
+    return PaymentDesk(
+        *(clients.orders, clients.channel, provider, settings.payment, settings.lifecycle, settings.guard),
+        now_ms=now_ms,
+    )
+
+
 async def make_due(shop: Shop) -> None:
     """Have the time to pay be over for this campaign's orders."""
     async with transaction(shop.clients.orders) as cursor:
@@ -63,7 +72,7 @@ async def new_keeper(
     sender = KafkaSender(functools.partial(make_producer, settings.kafka), timeout_s=20.0)
     desk = None
     if provider is not None:
-        desk = PaymentDesk(shop.clients.orders, provider, settings.payment, settings.lifecycle, now_ms=now_ms)
+        desk = new_desk(settings, shop, provider)
     kept = Kept()
     try:
         yield (

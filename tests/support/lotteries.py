@@ -12,13 +12,12 @@ from typing import Any, Final, NamedTuple
 import aiohttp
 import orjson
 
+from adapters.campaign_stock import load_campaign
 from adapters.draws import DrawReply, DrawRequest, draw, lottery_fields, move_lottery, read_unrelayed_logs
 from adapters.kafka_reader import TopicReader
 from adapters.lotteries import move
 from adapters.mysql import query
 from adapters.redis import ScriptChannel, make_client
-from adapters.stock import load_campaign
-from cli.campaign import load_into
 from cli.clients import open_clients
 from consumers.app import groups, make_award_writer, make_prize_writer
 from consumers.backlog_view import read_backlog
@@ -44,6 +43,8 @@ from gateway.outgoing import Outgoing
 from tests.support.metrics import Recorded
 from tests.support.scripts import FAST, ScriptSale
 from tests.support.shop import CONNECTIONS_MAX, Said, Shop, campaign_text
+from warehouse.campaigns import load_into
+from warehouse.stock_up import receive_what_is_short
 
 SEED: Final = bytes(range(32))
 
@@ -249,6 +250,7 @@ async def open_lottery(settings: Settings, *, opened: bool = True, **lottery: An
         open_clients(settings) as clients,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX)) as session,
     ):
+        await receive_what_is_short(clients.catalog, loaded, who="test", why="a test")
         await load_into(clients, loaded)
         if opened:
             await move(clients.channel, clients.client, loaded.id, "open")

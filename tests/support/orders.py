@@ -14,7 +14,6 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from adapters import kafka
-from adapters.catalog import register_campaign
 from adapters.mysql import Pool, query
 from consumers.app import orders_group
 from consumers.dead_letters import DeadLetters
@@ -24,6 +23,7 @@ from domain.events import OrderAccepted, dead_topic, encode_order_accepted
 from domain.settings import Dsn, Settings, load_settings
 from migrations.runner import upgrade
 from stack.servers import Endpoints
+from tests.support.allocated import allocate_in_mysql
 from tests.support.children import inherited_environment
 from tests.support.events import sample_campaign
 from tests.support.metrics import Recorded
@@ -238,7 +238,7 @@ async def new_sale(endpoints: Endpoints, *, partitions: int = 2) -> AsyncIterato
     sale = Sale(settings, dsns["orders"], pools["orders"], pools["catalog"], topic, sample_campaign("c-1"))
     try:
         await kafka.create_topics(settings.kafka, [topic, dead_topic(topic)])
-        await register_campaign(sale.catalog, sale.orders, sale.campaign)
+        await allocate_in_mysql(sale.catalog, sale.orders, sale.campaign)
         yield sale
     finally:
         for pool in pools.values():

@@ -149,8 +149,10 @@ def impatient_settings(folder: Path) -> Settings:
 async def adapter(settings: Settings, handle: SandboxHandle) -> AsyncIterator[HttpProvider]:
     """Yield our side of the wire."""
     provider = HttpProvider(settings.payment, handle.key)
-    yield provider
-    await provider.close()
+    try:
+        yield provider
+    finally:
+        await provider.close()
 
 
 @contextlib.asynccontextmanager

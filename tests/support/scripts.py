@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import redis.asyncio as redis
 
+from adapters.campaign_stock import load_campaign, move_campaign
 from adapters.redis import ScriptChannel, make_client
 from adapters.stock import (
     Attempt,
@@ -18,8 +19,6 @@ from adapters.stock import (
     Snapshot,
     StockLine,
     admit,
-    load_campaign,
-    move_campaign,
     read_attempts,
     read_snapshot,
     restore,

@@ -14,11 +14,11 @@ import aiohttp
 import msgspec
 import orjson
 
-from adapters.catalog import register_campaign
+from adapters.campaign_stock import move_campaign
 from adapters.kafka import make_consumer, make_producer
 from adapters.kafka_reader import TopicReader
 from adapters.mysql import query
-from adapters.stock import load_campaign, move_campaign, read_snapshot
+from adapters.stock import read_snapshot
 from cli.clients import Clients, open_clients
 from cli.token import make_token
 from consumers.dead_letters import DeadLetters
@@ -30,6 +30,8 @@ from gateway.app import GatewayWorker, listening_socket, make_relay, read_key
 from gateway.relay import Relay
 from stack.servers import Endpoints
 from tests.support.metrics import Recorded
+from warehouse.campaigns import load_into
+from warehouse.stock_up import receive_what_is_short
 
 SKU: Final = "box"
 CONNECTIONS_MAX: Final = 200
@@ -327,8 +329,8 @@ async def open_shop(settings: Settings, *, opened: bool = True, **campaign: Any)
         open_clients(settings) as clients,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX)) as session,
     ):
-        await register_campaign(clients.catalog, clients.orders, loaded)
-        await load_campaign(clients.channel, loaded)
+        await receive_what_is_short(clients.catalog, loaded, who="test", why="a test")
+        await load_into(clients, loaded)
         if opened:
             await move_campaign(clients.channel, loaded.id, "open")
         try:

@@ -10,7 +10,19 @@ import pytest
 
 from stack.paths import PROJECT_ROOT
 
-PRODUCT = ("adapters", "bench", "cli", "consumers", "domain", "gateway", "lifecycle", "migrations", "sandbox", "stack")
+PRODUCT = (
+    "adapters",
+    "bench",
+    "cli",
+    "consumers",
+    "domain",
+    "gateway",
+    "lifecycle",
+    "migrations",
+    "sandbox",
+    "stack",
+    "warehouse",
+)
 OF_IMPORT = {"jwt": "pyjwt", "hdrh": "hdrhistogram", "prometheus_client": "prometheus-client"}
 IO_MODULES = ("redis", "aiohttp", "aiokafka", "aiomysql", "pymysql", "asyncio", "socket", "subprocess")
 DECISIONS = (

@@ -20,6 +20,8 @@ STATES = [
     OrderStatus.PAID,
     OrderStatus.APPROVED,
     OrderStatus.SHIPPED,
+    OrderStatus.REJECTED,
+    OrderStatus.REFUNDED,
 ]
 FAR_S = 1e12
 
@@ -127,6 +129,27 @@ async def test_one_who_comes_during_a_look_misses_nothing() -> None:
     assert first.versions == [2, 3, 4]
     assert (first.over, late[0].over) == (True, True)
     assert await hub.look() == 0
+
+
+async def test_a_stream_ends_with_what_is_last_now() -> None:
+    """A parcel that went out and came back between two looks is told to its end; one that is out ends the stream.
+
+    Who asks again after his parcel has come back is told of that.
+    """
+    table = Played({order_id(1): 5, order_id(2): 4})
+    hub = streams(table)
+    back, out = listen(hub, order_id(1), 3), listen(hub, order_id(2), 3)
+    await hub.look()
+    assert (back.versions, back.over) == ([3, 4, 5], False)
+    assert (out.versions, out.over) == ([3, 4], True)
+    nothing = hub.listen(order_id(3), row(4), 4, FAR_S)
+    assert isinstance(nothing, Answer)
+    assert nothing.status == 204
+    again = listen(hub, order_id(3), 5, known=4)
+    assert (again.versions, again.over) == ([5], False)
+    table.versions |= {order_id(1): 6, order_id(3): 6}
+    await hub.look()
+    assert [(one.versions[-1], one.over) for one in (back, again)] == [(6, True), (6, True)]
 
 
 async def test_one_who_comes_with_a_newer_row_is_not_told_twice() -> None:

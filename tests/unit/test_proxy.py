@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from stack.proxy import Direction, Proxy
+from tests.support.waiting import in_time
 
 
 class Echo:
@@ -127,6 +128,25 @@ async def test_a_held_reply_waits_for_its_release(proxy: Proxy, echo: Echo) -> N
     rule.release()
     assert await asking == b"ok SLOW\n"
     client.close()
+
+
+async def test_a_held_request_comes_late(proxy: Proxy, echo: Echo) -> None:
+    """hold: the server acts when the request is released, though whoever sent it has left by then; once."""
+    rule = proxy.hold(b"SLOW")
+    client = await Client.connect(proxy)
+    client.writer.write(b"SLOW\n")
+    await rule.wait_fired()
+    client.close()
+    other = await Client.connect(proxy)
+    assert await other.ask(b"SLOW too") == b"ok SLOW too\n"
+    assert echo.lines == [b"SLOW too\n"]
+    rule.release()
+
+    async def has_come() -> bool:
+        return b"SLOW\n" in echo.lines
+
+    await in_time(has_come, "the held request did not come")
+    other.close()
 
 
 async def test_down_closes_and_refuses_until_up(proxy: Proxy) -> None:

@@ -6,22 +6,22 @@ import msgspec
 import pytest
 
 from cli.trace import story_lines
-from consumers.trace_rules import (
+from consumers.trace_facts import (
     ChangeFacts,
     EventFacts,
     KafkaFacts,
     LedgerFacts,
     LetterFacts,
     OutboxFacts,
+    ParcelFacts,
     PaymentFacts,
     RedisFacts,
     ReturnFacts,
+    ReviewFacts,
     RowFacts,
     Story,
-    as_json,
-    summary,
-    timeline,
 )
+from consumers.trace_rules import as_json, summary, timeline
 
 NOW: Final = 1_790_000_100_000
 AT: Final = 1_790_000_000_000
@@ -119,6 +119,25 @@ def test_waiting_for_payment() -> None:
 def test_sold(status: str, words: str) -> None:
     """An order that is paid says what is next."""
     assert words in told(mysql=row(status=status))
+
+
+def test_outbound() -> None:
+    """A review says who decided and why; what the warehouse refuses is told with the order that waits for it."""
+    review = ReviewFacts(status="shipped", who="eve", why="fine", opened_at_ms=AT + 60, decided_at_ms=AT + 70)
+    ship = ParcelFacts(
+        kind="ship", who="eve", why="fine", created_at_ms=AT + 70, attempts=0, error="", done_at_ms=AT + 80
+    )
+    story = Story(order_id=ORDER, now_ms=NOW, mysql=row(status="shipped"), review=review, parcels=[ship])
+    assert [(line.hop, line.text) for line in timeline(story) if line.hop in {"review", "parcel"}] == [
+        ("review", "opened: a person has to approve it before it goes out"),
+        ("review", "approved: eve, 'fine'"),
+        ("parcel", "to be shipped: eve, 'fine'"),
+        ("parcel", "has left the warehouse"),
+    ]
+    refused = msgspec.structs.replace(ship, attempts=2, error="nothing left", done_at_ms=None)
+    assert "(the warehouse refused: nothing left)" in told(mysql=row(status="approved"), parcels=[refused])
+    back = msgspec.structs.replace(refused, kind="return", error="")
+    assert "the warehouse has to take it in" in told(mysql=row(status="shipped"), parcels=[ship, back])
 
 
 def test_given_up() -> None:

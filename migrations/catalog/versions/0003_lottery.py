@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "catalog_0003"
-down_revision = "catalog_0001"
+down_revision = "catalog_0002"
 
 _TABLE = "ENGINE=InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin"
 

@@ -1,7 +1,8 @@
 """What happens to an order after the sale: payment, expiry, release, and what is owed to Redis and Kafka for it."""
 
 from alembic import op
-from sqlalchemy import text
+
+from migrations.columns import add_column
 
 revision = "orders_0002"
 down_revision = "orders_0001"
@@ -10,9 +11,9 @@ _TABLE = "ENGINE=InnoDB DEFAULT CHARACTER SET ascii COLLATE ascii_bin"
 
 
 def upgrade() -> None:
-    # MySQL and MariaDB cannot roll back DDL: every step may be repeated. MySQL knows no ADD COLUMN IF NOT EXISTS.
-    _add_column("campaign_sku", "pay_within_s", "INT NOT NULL DEFAULT 900")
-    _add_column("orders", "pay_by_ms", "BIGINT NULL", "ADD KEY by_due (status, pay_by_ms)")
+    # MySQL and MariaDB cannot roll back DDL: every step may be repeated.
+    add_column("campaign_sku", "pay_within_s", "INT NOT NULL DEFAULT 900")
+    add_column("orders", "pay_by_ms", "BIGINT NULL", "ADD KEY by_due (status, pay_by_ms)")
     op.execute(f"""
         CREATE TABLE IF NOT EXISTS order_change (
             id BIGINT NOT NULL AUTO_INCREMENT,
@@ -77,19 +78,6 @@ def upgrade() -> None:
             PRIMARY KEY (topic, kafka_partition, kafka_offset)
         ) {_TABLE}
     """)
-
-
-def _add_column(table: str, column: str, kind: str, *more: str) -> None:
-    """Add a column, with further changes in the same statement, unless it is there."""
-    found = op.get_bind().scalar(
-        text(
-            "SELECT COUNT(*) FROM information_schema.columns "
-            "WHERE table_schema = DATABASE() AND table_name = :table AND column_name = :column"
-        ),
-        {"table": table, "column": column},
-    )
-    if not found:
-        op.execute(f"ALTER TABLE {table} {', '.join([f'ADD COLUMN {column} {kind}', *more])}")
 
 
 def downgrade() -> None:

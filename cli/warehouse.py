@@ -1,0 +1,215 @@
+"""`flashgate warehouse …`: what lies in the warehouses and whose it is; goods that come in, and what the shop sells."""
+
+import getpass
+import secrets
+import time
+from typing import Annotated, Final
+
+import msgspec
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.clients import open_clients, run
+from cli.config import load
+from domain.errors import OutcomeUnknownError
+from domain.settings import Settings
+from warehouse.books import Report, SkuLine
+from warehouse.movements import Moved, Movement, move
+from warehouse.review_rules import WHO_CHARS_MAX
+from warehouse.rules import BookingKind
+from warehouse.view import read_report
+
+app = typer.Typer(no_args_is_help=True, help="What lies in the warehouses: look, receive, and the shop's own sales.")
+
+FILE_WIDTH: Final = 1_000
+"""Columns of a table that does not go to a terminal."""
+# So that -5 is a number, and refused as one.
+NUMBERS: Final = {"ignore_unknown_options": True}
+
+_DONE: Final = {
+    BookingKind.RECEIVE: "received",
+    BookingKind.RESERVE: "reserved for the shop",
+    BookingKind.UNRESERVE: "no longer reserved",
+    BookingKind.SHIP: "shipped for the shop",
+}
+
+SkuArgument = Annotated[str, typer.Argument(metavar="SKU", help="The SKU's id.")]
+UnitsArgument = Annotated[int, typer.Argument(metavar="N", help="Units, at least 1.")]
+WarehouseOption = Annotated[str, typer.Option(metavar="ID", help="Where; default: wherever there are some.")]
+IntoOption = Annotated[str, typer.Option("--warehouse", metavar="ID", help="Which one they come into; default: main.")]
+KeyOption = Annotated[str, typer.Option(help="Repeat with the same key to be sure: it is done once.")]
+WhoOption = Annotated[str, typer.Option(help="Who does it, for the ledger; default: the user of this computer.")]
+WhyOption = Annotated[str, typer.Option(help="Why, for the ledger.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def operator() -> str:
+    """Return the name of this computer's user, or `unknown` if it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the user has no entry, as in some containers
+        return "unknown"
+
+
+@app.command()
+def show(
+    sku: Annotated[str, typer.Argument(metavar="[SKU]", help="Only this one.")] = "", json: JsonOption = False
+) -> None:
+    """Show how many units of each SKU there are, whose they are, and whether the books balance.
+
+    Exit code 1: a number is not what its ledger comes to.
+    """
+
+    async def work(settings: Settings) -> Report:
+        async with open_clients(settings) as clients:
+            return await read_report(clients.catalog, sku)
+
+    report = run(work(load()))
+    if json:
+        typer.echo(orjson.dumps(msgspec.to_builtins(report)).decode())
+    else:
+        _print(report)
+    if not report.balanced:
+        raise typer.Exit(1)
+
+
+def _print(report: Report) -> None:
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    if not report.skus:
+        typer.echo(
+            "the catalog is empty; fill it by `./flashgate catalog load FILE`, or `./flashgate warehouse receive SKU N`"
+        )
+        return
+    console.print(_stock_table(report.skus))
+    typer.echo("free = on hand - campaigns' - shop's;  on hand = received - shipped + returned")
+    if any(sku.campaigns for sku in report.skus):
+        typer.echo("")
+        console.print(_campaign_table(report.skus))
+        typer.echo("given = in file + topped up - withdrawn;  of these, `shipped` have left the house")
+    typer.echo("")
+    if report.balanced:
+        typer.echo("the books balance: every number is what its ledger comes to")
+        return
+    typer.echo(f"the books do not balance, {len(report.differences):,} times:")
+    for difference in report.differences:
+        typer.echo(f"  {difference}")
+
+
+def _stock_table(skus: list[SkuLine]) -> Table:
+    names = ("on hand", "campaigns'", "shop's", "free", "received", "shipped", "returned")
+    table = Table("SKU", "product", "warehouse", title="units in the warehouses", title_justify="left")
+    for name in names:
+        table.add_column(name, justify="right")
+    for sku in skus:
+        called = ", ".join([sku.product, *(f"{name}={value}" for name, value in sku.attributes.items())])
+        for number, line in enumerate(sku.warehouses):
+            units = (line.on_hand, line.allocated, line.reserved, line.free, line.received, line.shipped, line.returned)
+            first = (sku.sku_id, called) if number == 0 else ("", "")
+            table.add_row(*first, line.warehouse_id, *[f"{one:,}" for one in units])
+        if not sku.warehouses:
+            table.add_row(sku.sku_id, called, "none yet", *["0"] * len(names))
+        elif len(sku.warehouses) > 1:
+            units = (sku.on_hand, sku.allocated, sku.reserved, sku.free, sku.received, sku.shipped, sku.returned)
+            table.add_row("", "", "together", *[f"{one:,}" for one in units])
+    return table
+
+
+def _campaign_table(skus: list[SkuLine]) -> Table:
+    table = Table("SKU", "campaign", title="units given to campaigns", title_justify="left")
+    for name in ("given", "in file", "topped up", "withdrawn", "shipped"):
+        table.add_column(name, justify="right")
+    for sku in skus:
+        for number, line in enumerate(sku.campaigns):
+            units = (line.allocated, line.in_file, line.topped_up, line.withdrawn, line.shipped)
+            table.add_row(sku.sku_id if number == 0 else "", line.campaign_id, *[f"{one:,}" for one in units])
+    return table
+
+
+@app.command(context_settings=NUMBERS)
+def receive(
+    sku: SkuArgument,
+    units: UnitsArgument,
+    warehouse: IntoOption = "",
+    key: KeyOption = "",
+    who: WhoOption = "",
+    why: WhyOption = "goods came in",
+    json: JsonOption = False,
+) -> None:
+    """Goods came in: add units. A SKU that the catalog does not know is added to it, as a product of its own."""
+    _move(Movement(BookingKind.RECEIVE, sku, units, key, warehouse, who, why), json=json)
+
+
+@app.command(context_settings=NUMBERS)
+def reserve(
+    sku: SkuArgument,
+    units: UnitsArgument,
+    warehouse: WarehouseOption = "",
+    key: KeyOption = "",
+    who: WhoOption = "",
+    why: WhyOption = "the shop has sold them",
+    json: JsonOption = False,
+) -> None:
+    """The shop has sold units: no campaign can be given them any more."""
+    _move(Movement(BookingKind.RESERVE, sku, units, key, warehouse, who, why), json=json)
+
+
+@app.command(context_settings=NUMBERS)
+def unreserve(
+    sku: SkuArgument,
+    units: UnitsArgument,
+    warehouse: WarehouseOption = "",
+    key: KeyOption = "",
+    who: WhoOption = "",
+    why: WhyOption = "the shop gives them up",
+    json: JsonOption = False,
+) -> None:
+    """The shop gives up units that it has reserved: they are free again."""
+    _move(Movement(BookingKind.UNRESERVE, sku, units, key, warehouse, who, why), json=json)
+
+
+@app.command(context_settings=NUMBERS)
+def ship(
+    sku: SkuArgument,
+    units: UnitsArgument,
+    warehouse: WarehouseOption = "",
+    key: KeyOption = "",
+    who: WhoOption = "",
+    why: WhyOption = "the shop has shipped them",
+    json: JsonOption = False,
+) -> None:
+    """Units that the shop has reserved leave the house; for a campaign's parcels there is `outbound approve`."""
+    _move(Movement(BookingKind.SHIP, sku, units, key, warehouse, who, why), json=json)
+
+
+def _move(movement: Movement, *, json: bool) -> None:
+    movement = movement._replace(
+        key=movement.key or secrets.token_hex(8), who=movement.who or operator()[:WHO_CHARS_MAX]
+    )
+
+    async def work(settings: Settings) -> tuple[Moved, SkuLine]:
+        async with open_clients(settings) as clients:
+            try:
+                moved = await move(clients.catalog, movement, int(time.time() * 1_000))
+            except OutcomeUnknownError as error:
+                raise OutcomeUnknownError(f"{error}\nTo be sure, repeat it with --key {movement.key}") from error
+            (line,) = (await read_report(clients.catalog, movement.sku_id)).skus
+            return moved, line
+
+    moved, line = run(work(load()))
+    left = {name: getattr(line, name) for name in ("on_hand", "allocated", "reserved", "free")}
+    if json:
+        facts = {"sku_id": movement.sku_id, "units": movement.units, "key": movement.key, "done": moved.done}
+        typer.echo(orjson.dumps({**facts, "is_new_sku": moved.is_new_sku, "parts": moved.parts, **left}).decode())
+        return
+    if moved.is_new_sku:
+        typer.echo(f"the catalog did not know {movement.sku_id}; it does now, as a product of its own")
+    where = ", ".join(f"{units:,} in {warehouse}" for warehouse, units in moved.parts.items())
+    repeated = "" if moved.done else " (this key was used before: nothing was changed)"
+    typer.echo(f"{movement.sku_id}: {movement.units:,} units {_DONE[movement.kind]}, {where}{repeated}")
+    typer.echo(
+        f"now on hand {line.on_hand:,}: {line.allocated:,} campaigns', {line.reserved:,} the shop's, {line.free:,} free"
+    )
