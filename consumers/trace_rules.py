@@ -12,6 +12,7 @@ from consumers.dead_letter_rules import iso
 from consumers.trace_facts import LetterFacts, ParcelFacts, PaymentFacts, ReturnFacts, ReviewFacts, RowFacts, Story
 from domain.order_state import ACTIVE, HOLDING, OrderStatus, PaymentStatus
 from domain.outbox import START, parse_outbox_id
+from lifecycle.rules import is_prize
 
 HOPS: Final = (
     "redis",
@@ -242,6 +243,8 @@ def _in_the_way(story: Story) -> str:
 
 
 def _of_confirmed(story: Story, row: RowFacts, payment: PaymentFacts | None) -> str:
+    if is_prize(row.unit_price_cents, row.pay_by_ms):
+        return "confirmed: a prize, for which nothing is to be paid"
     if row.pay_by_ms is None:
         text = "confirmed; waits for payment, for ever"
     elif story.now_ms < row.pay_by_ms:

@@ -40,8 +40,35 @@ def draws_wait_for_the_opening() -> None:
 
 def stock_moves_logged() -> None:
     """What gives prizes back or adds some says nothing of it in the log."""
-    for name in ("topup_stock", "release_stock", "return_duplicate"):
+    for name in ("topup_stock", "release_stock", "return_duplicate", "withdraw_stock"):
         alter_script(name, "if not c[1] then return end", "if true then return end")
+
+
+def withdrawals_come_back() -> None:
+    """Recovery puts back what was withdrawn from a lottery, and not that it was."""
+    alter_script("restore_draws", "if opened then redis.call('DEL', KEYS[8]) end", "")
+    alter_script("restore_draws", "redis.call('HSET', KEYS[8], sku, units)", "")
+
+
+def lotteries_close_in_their_log() -> None:
+    """Whoever withdraws what is left of a lottery closes it as he closes a sale."""
+    from adapters.campaign_stock import move_campaign
+    from warehouse import closing
+
+    async def close(channel: Any, _client: Any, campaign_id: str, verb: str) -> tuple[str, bool]:
+        return await move_campaign(channel, campaign_id, verb)
+
+    replace(closing, "move", close)
+
+
+def lost_lotteries_closed_again() -> None:
+    """Nobody is told to close a lottery again that Redis has lost after its close."""
+    from warehouse import closing
+
+    async def forget(_stores: Any, _campaign_id: str, _now_ms: int) -> None:
+        return
+
+    replace(closing, "owe_again", forget)
 
 
 def log_goes_on() -> None:
@@ -143,6 +170,9 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
         draws_checked_before_written,
         draws_wait_for_the_opening,
         stock_moves_logged,
+        withdrawals_come_back,
+        lotteries_close_in_their_log,
+        lost_lotteries_closed_again,
         log_goes_on,
         lotteries_recovered,
         log_goes_first,

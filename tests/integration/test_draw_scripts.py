@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from adapters.campaign_stock import load_campaign, move_campaign, top_up
+from adapters.campaign_stock import Standing, load_campaign, move_campaign, top_up, withdraw
 from adapters.draws import DrawRequest, draw, lottery_fields, move_lottery, restore_draws
 from adapters.holds import release, return_duplicate
 from adapters.stock import open_gate
@@ -234,7 +234,10 @@ async def test_moves_are_compare_and_set_and_logged_once(server: RedisSettings) 
 
 
 async def test_whatever_moves_stock_is_in_the_log(server: RedisSettings) -> None:
-    """Top-ups, releases and returned second deductions are lines of the log, once, and the replay still holds."""
+    """Top-ups, releases, returned second deductions, and what is withdrawn after the close, are lines of the log, once.
+
+    The replay still holds.
+    """
     kinds = [Kind("a", 2, 10, 5)]
     async with script_lottery(server, kinds=kinds, no_prize_weight=0) as lottery:
         await top_up(lottery.channel, lottery.id, "a", 3, "key with blanks")
@@ -256,12 +259,26 @@ async def test_whatever_moves_stock_is_in_the_log(server: RedisSettings) -> None
         verdict = await lottery.verdict()
         assert (verdict.faults, verdict.remaining) == ([], {"a": 6})
         assert (await lottery.line("a")).remaining == 6
+        await move_lottery(lottery.channel, lottery.id, "close")
+        for _ in range(2):
+            assert await withdraw(lottery.channel, lottery.id) == {"a": 6}
+        await return_duplicate(
+            lottery.channel, lottery.id, ann.digest, "ann",
+            origin="2-0/0", sku_id="a", quantity=1, released_hold_no=0,
+        )  # fmt: skip
+        assert await withdraw(lottery.channel, lottery.id) == {"a": 7}
+        lines = [line for log in await lottery.log() for line in log.lines]
+        assert lines[-4:] == ["close", "withdraw 6 a 6", f"return 1 a {ann.digest} 2-0/0", "withdraw 1 a 7"]
+        verdict = await lottery.verdict()
+        assert (verdict.faults, verdict.remaining) == ([], {"a": 0})
 
 
 async def test_a_sale_has_no_log(server: RedisSettings) -> None:
     """What moves a sale's stock writes nothing into its outbox."""
     async with script_sale(server, stock=5) as sale:
         await top_up(sale.channel, sale.id, "box", 3, "key")
+        await move_campaign(sale.channel, sale.id, "close")
+        assert await withdraw(sale.channel, sale.id) == {"box": 8}
         assert await sale.client.exists(keys.outbox(sale.id)) == 0
 
 
@@ -297,7 +314,9 @@ async def facts(lottery: ScriptLottery) -> tuple[object, ...]:
     topups = await lottery.client.hgetall(keys.topups(lottery.id))
     marks = await lottery.client.hgetall(keys.duplicates(lottery.id))
     hashes = await lottery.client.hgetall(keys.log_hashes(lottery.id))
-    return {name: snapshot.fields.get(name) for name in names}, stock, snapshot.holders, topups, marks, hashes
+    withdrawn = await lottery.client.hgetall(keys.withdrawn(lottery.id))
+    fields = {name: snapshot.fields.get(name) for name in names}
+    return fields, stock, snapshot.holders, topups, marks, hashes, withdrawn
 
 
 async def test_lost_draws_come_back_from_the_log(server: RedisSettings) -> None:
@@ -316,6 +335,7 @@ async def test_lost_draws_come_back_from_the_log(server: RedisSettings) -> None:
             origin="1-0/0", sku_id="a", quantity=1, released_hold_no=0,
         )  # fmt: skip
         await move_lottery(lottery.channel, lottery.id, "close")
+        await withdraw(lottery.channel, lottery.id)
         before, logs = await facts(lottery), await lottery.log()
 
         await lose(lottery, kept)
@@ -336,10 +356,11 @@ async def test_everything_lost_comes_back_from_the_log(server: RedisSettings) ->
         first = (await lottery.draw(*asked)).decisions
         await top_up(lottery.channel, lottery.id, "gold", 2, "key")
         before, logs = await facts(lottery), await lottery.log()
+        standing = {sku.id: Standing(sku.stock, 5) for sku in lottery.campaign.sku}  # is not what the log says
         await lose(lottery, {})
         await lottery.client.delete(keys.campaign(lottery.id), keys.relay(lottery.id))
         fields = lottery_fields(lottery.campaign, lottery.seed)
-        await load_campaign(lottery.channel, lottery.campaign, gate_closed=True, more_fields=fields)
+        await load_campaign(lottery.channel, lottery.campaign, gate_closed=True, standing=standing, more_fields=fields)
         assert await recover(lottery, logs) == 30
         assert await facts(lottery) == before
         assert [one[1:] for one in (await lottery.draw(*asked)).decisions] == [one[1:] for one in first]

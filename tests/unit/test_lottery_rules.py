@@ -73,7 +73,7 @@ def honest() -> list[list[str]]:
     """Return an honest log, entry by entry."""
     left = [3, 100]
     first, second = drawn_lines(USERS[:25], left), drawn_lines(USERS[25:], left)
-    return [[OPENED], first, ["topup 7 b key with blanks"], second, ["close"]]
+    return [[OPENED], first, ["topup 7 b key with blanks"], second, ["close"], [f"withdraw {left[1]} b {left[1]}"]]
 
 
 def verdict(entries: Sequence[LogEntry], seed: bytes = SEED) -> Verdict:
@@ -120,6 +120,7 @@ def test_pick_counts_off_along_what_is_left(number: int, prizes: list[tuple[int,
         ("draw 00ff 12 5 a user with blanks", Drawn("00ff", 12, 5, "a", "user with blanks")),
         ("topup 7 b a key", Moved("topup", 7, "b", "a key")),
         ("return 1 a 00ff 1-0/3", Moved("return", 1, "a", "00ff 1-0/3")),
+        ("withdraw 5 b 12", Moved("withdraw", 5, "b", "12")),
         ("close", Closed()),
     ],
 )
@@ -141,8 +142,8 @@ def test_an_honest_log_is_verified() -> None:
     """A log as the scripts write it has no fault, and its sums are those of its lines."""
     found = verdict(chained(honest()))
     assert found.faults == []
-    assert (found.lines, found.draws, found.closed) == (43, 40, True)
-    assert found.remaining == {"a": 3 - found.won.get("a", 0), "b": 107 - found.won["b"]}
+    assert (found.lines, found.draws, found.closed) == (44, 40, True)
+    assert found.remaining == {"a": 3 - found.won.get("a", 0), "b": 7}  # drawn_lines knows nothing of the top-up
     assert found.points == 500 * found.won.get("a", 0) + 5 * found.won["b"]
 
 
@@ -156,7 +157,7 @@ def test_one_tampered_draw_is_found() -> None:
     assert "won 'a' (500 points); its number wins nothing" in found.faults[0].text
 
 
-@given(entry=st.integers(0, 4), data=st.data())
+@given(entry=st.integers(0, 5), data=st.data())
 def test_whatever_is_changed_breaks_the_chain(entry: int, data: st.DataObject) -> None:
     """Any character changed in any line leaves an entry whose hash is not its own."""
     entries = chained(honest())
@@ -188,6 +189,7 @@ def test_missing_lines_and_another_seed_are_found() -> None:
         (drawn_lines(["zoe"], [0, 0])[0].replace(" 1 ", " 2 ", 1), "should be 1 of 2"),
         ("topup 1 no-such key", "cannot be"),
         ("take 1000 b 00ff", "not there"),
+        ("withdraw 1 b 1", "before the lottery was closed"),
         (OPENED, "opened before"),
     ],
 )

@@ -109,6 +109,7 @@ def test_waiting_for_payment() -> None:
     assert told(mysql=ROW) == "confirmed; waits for payment until 2026-09-21T14:15:01.000Z, and expires then."
     assert "`./flashgate lifecycle` has to expire it" in told(mysql=row(pay_by_ms=NOW))
     assert "for ever" in told(mysql=row(pay_by_ms=None))
+    assert told(mysql=row(pay_by_ms=None, unit_price_cents=0)) == "confirmed: a prize, for which nothing is to be paid."
     assert told(mysql=ROW, payments=[PAYMENT]).endswith("; payment p-1 is pending.")
 
 
