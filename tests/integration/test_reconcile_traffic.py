@@ -64,9 +64,11 @@ class Racing:
         read_kafka = self._sources._read_kafka
 
         async def after_a_release(*args: object, **how: object) -> int:
-            await self._flow.expire(chosen)
-            await self._flow.give_back()
-            self.raced += len(chosen)
+            if chosen:  # before the first topic
+                await self._flow.expire(chosen)
+                await self._flow.give_back()
+                self.raced += len(chosen)
+                chosen.clear()
             return await read_kafka(*args, **how)  # type: ignore[arg-type]
 
         self._sources._read_kafka = after_a_release  # type: ignore[method-assign]

@@ -479,7 +479,7 @@ async def test_campaigns_from_before_the_warehouse_have_their_units_in_it(endpoi
                 [("c-1", "box", 100), ("c-2", "box", 50), ("c-2", "mug", 7), ("c-2", "cap", 0)],
             )
         for _ in range(2):
-            assert await asyncio.to_thread(runner.upgrade, "catalog", dsn, connect_timeout_s=5) == "catalog_0002"
+            assert await asyncio.to_thread(runner.upgrade, "catalog", dsn, connect_timeout_s=5) == "catalog_0003"
             found = await read_report(pool)
             assert found.differences == []
             assert {sku.sku_id: (sku.on_hand, sku.allocated, sku.received) for sku in found.skus} == {
