@@ -10,7 +10,7 @@ from adapters.redis import RUN_ID, ScriptChannel
 from adapters.stock import refuse_closed
 from domain import keys
 from domain.campaign import STOCK_MAX, Campaign, CampaignState
-from domain.errors import BackendError, FencedError, OperationRefusedError
+from domain.errors import FencedError, OperationRefusedError, PoisonRecordError
 from domain.outcomes import LoadOutcome, TopUpOutcome, WithdrawOutcome
 
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -38,6 +38,22 @@ class NotClosedError(OperationRefusedError):
     """Only a closed campaign gives back what it has not sold; nothing was changed."""
 
 
+def campaign_fields(campaign: Campaign) -> list[tuple[str, str | int]]:
+    """Return the fields of the campaign hash that its file decides."""
+    limits = campaign.limits
+    return [
+        ("kind", campaign.campaign.kind),
+        ("opens_ms", str(campaign.opens_ms)),
+        ("closes_ms", str(campaign.closes_ms)),
+        ("pay_within_s", campaign.campaign.pay_within_s),
+        ("admit_per_s", limits.admit_per_s),
+        ("admit_burst", limits.admit_burst),
+        ("user_per_s", limits.user_per_s),
+        ("user_burst", limits.user_burst),
+        ("unpaid_per_user", limits.unpaid_per_user),
+    ]
+
+
 async def load_campaign(
     channel: ScriptChannel,
     campaign: Campaign,
@@ -63,22 +79,12 @@ async def load_campaign(
     Raises:
         OperationRefusedError: stock below what is sold, or a SKU gone from the file; nothing was changed. A numbered
             load is refused for good.
+        PoisonRecordError: a SKU's numbers cannot be read; nothing was changed, and a person has to look.
         FencedError: stock cannot be lowered before recovery is done; nothing was changed.
         BackendError: nothing was changed.
         OutcomeUnknownError: the reply was lost; ask again with the same number.
     """
-    limits = campaign.limits
-    fields: list[tuple[str, str | int]] = [
-        ("kind", campaign.campaign.kind),
-        ("opens_ms", str(campaign.opens_ms)),
-        ("closes_ms", str(campaign.closes_ms)),
-        ("pay_within_s", campaign.campaign.pay_within_s),
-        ("admit_per_s", limits.admit_per_s),
-        ("admit_burst", limits.admit_burst),
-        ("user_per_s", limits.user_per_s),
-        ("user_burst", limits.user_burst),
-        ("unpaid_per_user", limits.unpaid_per_user),
-    ]
+    fields = campaign_fields(campaign)
     skus = [
         (sku.id, sku.stock, sku.per_user, sku.price_cents, *(standing or {}).get(sku.id, Standing(sku.stock, 0)))
         for sku in campaign.sku
@@ -127,7 +133,7 @@ def _load_result(outcome: LoadOutcome, sku_id: str, sold: int) -> str:
                 f"SKU {sku_id!r}: stock cannot be lowered before recovery has compared Redis with Kafka and MySQL"
             )
         case LoadOutcome.CORRUPT_STOCK:
-            raise BackendError(f"SKU {sku_id!r}: its stock in Redis cannot be read")
+            raise PoisonRecordError(f"SKU {sku_id!r}: its stock in Redis cannot be read")
 
 
 async def move_campaign(channel: ScriptChannel, campaign_id: str, verb: str) -> tuple[str, bool]:
@@ -194,6 +200,7 @@ async def withdraw(channel: ScriptChannel, campaign_id: str) -> dict[str, int]:
 
     Raises:
         NotClosedError: it is not closed.
+        PoisonRecordError: a SKU's numbers cannot be read; nothing was changed, and a person has to look.
         OperationRefusedError: there is no such campaign.
         FencedError: Redis was restarted and recovery is not done; nothing was changed.
         BackendError: nothing was changed.
@@ -206,6 +213,6 @@ async def withdraw(channel: ScriptChannel, campaign_id: str) -> dict[str, int]:
         case WithdrawOutcome.NOT_CLOSED:
             raise NotClosedError(f"campaign {campaign_id!r} is not closed; nothing was changed")
         case WithdrawOutcome.CORRUPT_STOCK:
-            raise BackendError(f"SKU {sku_id.decode()!r}: its stock in Redis cannot be read")
+            raise PoisonRecordError(f"SKU {sku_id.decode()!r}: its stock in Redis cannot be read")
         case WithdrawOutcome.WITHDRAWN | WithdrawOutcome.NOTHING_LEFT:
             return {told[i].decode(): int(told[i + 1]) for i in range(0, len(told), 2)}

@@ -35,7 +35,7 @@ _DUE: Final = (
     "WHERE done_at_ms IS NULL AND next_at_ms <= %s ORDER BY next_at_ms LIMIT %s"
 )
 _DONE: Final = (
-    "UPDATE allocation_due SET done_at_ms = %s, error = %s "
+    "UPDATE allocation_due SET done_at_ms = %s, error = %s, previous = NULL "
     "WHERE campaign_id = %s AND ref = %s AND units = %s AND done_at_ms IS NULL"
 )
 _LATER: Final = (
@@ -67,7 +67,7 @@ class Due(NamedTuple):
     units: int = 0
     load_no: int = 0
     previous: str | None = None
-    """A load's: the definition before it, as JSON; None if there was none."""
+    """A load's: the definition before it, as JSON; None if there was none, or the load is done."""
     attempts: int = 0
     done_at_ms: int | None = None
     error: str = ""

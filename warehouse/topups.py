@@ -75,11 +75,12 @@ def _check(units: int, key: str) -> None:
         )
 
 
-async def carry_out(stores: Stores, due: Due, now_ms: int) -> tuple[int, bool]:
+async def carry_out(stores: Stores, due: Due, now_ms: int) -> tuple[int, bool] | None:
     """Have everyone follow a top-up; may be repeated, also by several at a time.
 
     Returns:
-        Units that Redis has of the SKU then, sold ones included, and whether it was this call that added some.
+        Units that Redis has of the SKU then, sold ones included, and whether it was this call that added some; None if
+        another had carried it out.
 
     Raises:
         TopUpRefusedError: refused; what was allocated for it is free again.
@@ -87,6 +88,8 @@ async def carry_out(stores: Stores, due: Due, now_ms: int) -> tuple[int, bool]:
         FencedError: not before recovery is done.
         BackendError: it stays due.
     """
+    if await _is_done(stores, due):  # Redis may have lost its keys since, and would add the units again
+        return None
     try:
         allocated, added = await top_up(stores.channel, due.campaign_id, due.sku_id, due.units, _key_of(due))
     except TopUpRefusedError as error:
@@ -96,6 +99,12 @@ async def carry_out(stores: Stores, due: Due, now_ms: int) -> tuple[int, bool]:
     await bring_counters(stores.catalog, stores.orders, due.campaign_id)
     await allocation_due.note_done(stores.catalog, due, now_ms)
     return allocated, added
+
+
+async def _is_done(stores: Stores, due: Due) -> bool:
+    async with transaction(stores.catalog) as cursor:
+        found = await allocation_due.find(cursor, due.campaign_id, due.ref)
+    return found is None or found.done_at_ms is not None
 
 
 async def _undo(stores: Stores, due: Due, error: str, now_ms: int) -> None:

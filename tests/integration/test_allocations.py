@@ -13,7 +13,7 @@ import pytest_asyncio
 from adapters.campaign_stock import load_campaign, move_campaign, top_up, withdraw
 from adapters.mysql import query, transaction
 from adapters.stock import LostOrder, read_snapshot
-from cli.warehouse import operator
+from cli.who import operator
 from consumers.reconcile import Reconciler, open_sources, reconcile, repair
 from domain.campaign import CampaignState
 from domain.errors import FencedError, OperationRefusedError

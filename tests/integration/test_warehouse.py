@@ -28,6 +28,7 @@ from migrations import runner
 from stack.paths import PROJECT_ROOT
 from stack.proxy import Proxy
 from stack.servers import Endpoints
+from tests.support import operator
 from tests.support.events import sample_campaign
 from warehouse.catalog_rows import load_catalog, read_catalog
 from warehouse.movements import Moved, Movement, move
@@ -330,13 +331,15 @@ async def test_two_catalogs_at_once_leave_one_of_them(catalog: Pool, sku: str) -
     """Of two files loaded at once a SKU has the attributes of one, not some of each."""
     texts = [
         f'[[product]]\nid = "{sku}"\nname = "{name}"\n'
-        + "".join(f'[[product.sku]]\nid = "{sku}-{number}"\nattributes = {{ {name} = "1" }}\n' for number in range(20))
+        + "".join(
+            f'[[product.sku]]\nid = "{sku}-{number}"\nattributes = {{ {name} = "{number}" }}\n' for number in range(20)
+        )
         for name in ("a", "b", "c")
     ]
     files = [parse_catalog(text, source="catalog.toml") for text in texts]
     await asyncio.gather(*[load_catalog(catalog, files[number % 3]) for number in range(12)])
     (product,) = [one for one in (await read_catalog(catalog)).products if one.id == sku]
-    assert len({str(one.attributes) for one in product.sku}) == 1
+    assert len({name for one in product.sku for name in one.attributes}) == 1
     assert all(len(one.attributes) == 1 for one in product.sku)
 
 
@@ -501,3 +504,25 @@ async def test_campaigns_from_before_the_warehouse_have_their_units_in_it(endpoi
             }
             async with transaction(pool) as cursor:
                 await cursor.execute("UPDATE alembic_version SET version_num = 'catalog_0001'")
+
+
+async def test_ledger_tells_who_moved_what(settings: Settings, tmp_path: Path) -> None:
+    """Every booking can be read again, the newest first, with who and why; an empty key is refused, for it is none."""
+    sku = f"sku-{secrets.token_hex(4)}"
+    code, said = await operator.command(settings, tmp_path, "warehouse", "receive", sku, "5", "--key", "")
+    assert (code, "a key has 1 to" in said[-1]) == (1, True)
+    code, _ = await operator.command(
+        settings, tmp_path, "warehouse", "receive", sku, "5", "--key", "k", "--who", "李雷", "--why", "货到了"
+    )
+    assert code == 0
+    assert (await operator.command(settings, tmp_path, "warehouse", "reserve", sku, "2"))[0] == 0
+    code, said = await operator.command(settings, tmp_path, "warehouse", "ledger", sku, "--json")
+    bookings = orjson.loads(said[-1])["bookings"]
+    assert code == 0
+    assert [(one["kind"], one["on_hand"], one["allocated"], one["reserved"]) for one in bookings] == [
+        ("reserve", 0, 0, 2),
+        ("receive", 5, 0, 0),
+    ]
+    assert (bookings[1]["who"], bookings[1]["why"]) == ("李雷", "货到了")
+    code, said = await operator.command(settings, tmp_path, "warehouse", "ledger", "nosuch")
+    assert (code, "does not know" in said[-1]) == (1, True)

@@ -150,7 +150,7 @@ def test_given_up() -> None:
     done = msgspec.structs.replace(OWED, done_at_ms=NOW - 5)
     released = msgspec.structs.replace(REDIS, state="released")
     assert told(mysql=gone, redis=released, changes=[EXPIRED], returns=[done]) == (
-        "expired (not paid in time); its units went back on sale 2026-09-21T14:14:59.995Z."
+        "expired (not paid in time); its units went back to the campaign 2026-09-21T14:14:59.995Z."
     )
 
 
