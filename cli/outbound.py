@@ -111,6 +111,8 @@ def reject(
 ) -> None:
     """Reject paid orders, all or none: their units go back to the campaign, and the money to the buyers.
 
+    An approved order may still be rejected as long as its parcel has not left the warehouse; after that: return.
+
     Units that come back to a closed campaign go on to the warehouse.
     """
     who = who_does_it(who, why)

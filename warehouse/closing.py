@@ -8,7 +8,7 @@ to the closed campaign: it is asked again for as long as anything of it has not 
 import contextlib
 from typing import Final
 
-from adapters.campaign_stock import NotClosedError, move_campaign, withdraw
+from adapters.campaign_stock import move_campaign, withdraw
 from adapters.catalog import bring_counters
 from adapters.mysql import query, transaction
 from adapters.stock import read_fence
@@ -58,7 +58,7 @@ async def carry_out(stores: Stores, due: Due, now_ms: int) -> None:
 
 
 async def settle(stores: Stores, campaign_id: str, now_ms: int) -> dict[str, int] | None:
-    """Withdraw what a closed campaign has, and free it.
+    """Have Redis close a campaign that the catalog has closed, withdraw what it has, and free that.
 
     Returns:
         SKU id → units that this call has freed; None if Redis does not know the campaign.
@@ -70,12 +70,10 @@ async def settle(stores: Stores, campaign_id: str, now_ms: int) -> dict[str, int
     run_id, _ = await read_fence(stores.client, campaign_id)
     if run_id is None:
         return None
-    try:
-        withdrawn = await withdraw(stores.channel, campaign_id)
-    except NotClosedError:
-        with contextlib.suppress(OperationRefusedError):  # a rival has been faster
-            await move_campaign(stores.channel, campaign_id, "close")
-        withdrawn = await withdraw(stores.channel, campaign_id)
+    # Closing needs no recovery, withdrawing does: a Redis from before the close is not to sell until then.
+    with contextlib.suppress(OperationRefusedError):  # it was closed before
+        await move_campaign(stores.channel, campaign_id, "close")
+    withdrawn = await withdraw(stores.channel, campaign_id)
     reach("warehouse.after_withdraw")
     return await free_withdrawn(stores, campaign_id, withdrawn, now_ms)
 

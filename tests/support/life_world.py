@@ -34,6 +34,9 @@ from warehouse.stores import Stores
 T = TypeVar("T")
 W = TypeVar("W")
 
+ADD_WAREHOUSE: Final = (
+    "INSERT INTO warehouse (warehouse_id, name) VALUES ('north', 'North') ON DUPLICATE KEY UPDATE name = name"
+)
 WAIT_S: Final = 60.0
 STEPS: Final = 30
 SAME_EXAMPLES: Final = 20
@@ -76,7 +79,10 @@ class BusyWorld(World):
 
 @dataclass
 class DeskWorld(World):
-    """Relay and consumer are at work; what else is done, and when, is for the test to say."""
+    """Relay and consumer are at work; what else is done, and when, is for the test to say.
+
+    There are two warehouses, `main` and `north`.
+    """
 
     clients: Clients
     desk: PaymentDesk
@@ -148,6 +154,7 @@ async def desk_world(settings: Settings) -> AsyncIterator[DeskWorld]:
         new_warehouse(told) as (warehouse, _),
         open_stores(told) as stores,
     ):
+        await query(base.clients.catalog, ADD_WAREHOUSE)
         await forget_others(base.clients)
         await warehouse.run_once()
         yield DeskWorld(
