@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import msgspec
-from hypothesis import HealthCheck, Phase
+from hypothesis import HealthCheck, Phase, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
@@ -213,11 +213,13 @@ def open_world(
         raise failures[0]
 
 
-def go_through(lives: type[RuleBasedStateMachine], examples: int) -> None:
-    """Go through so many random lives; up to SAME_EXAMPLES of them are the same in every run.
+def go_through(lives: type[RuleBasedStateMachine], examples: int, *, seeded: int) -> None:
+    """Go through so many random lives; up to SAME_EXAMPLES of them are the same in every run, those of the seed.
 
     Where a mechanism is switched off, to see that they notice, nobody needs the smallest example of that.
     """
+    if examples <= SAME_EXAMPLES:
+        lives = seed(seeded)(lives)
     switched_off = bool(os.environ.get(VARIABLE))
     run_state_machine_as_test(
         lives,
@@ -225,7 +227,6 @@ def go_through(lives: type[RuleBasedStateMachine], examples: int) -> None:
             max_examples=examples,
             stateful_step_count=STEPS,
             deadline=None,
-            derandomize=examples <= SAME_EXAMPLES,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.generate] if switched_off else list(Phase),
             report_multiple_bugs=False,
