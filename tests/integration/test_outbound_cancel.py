@@ -15,7 +15,7 @@ from tests.support.children import start_killed_at
 from tests.support.dock import Dock, changed, new_outbound, new_warehouse, open_dock
 from tests.support.life import line, now_ms
 from tests.support.operator import command
-from tests.support.shop import until_true
+from tests.support.waiting import in_time
 from warehouse import missing_reviews, parcel_rows, steps
 from warehouse.app import open_stores
 from warehouse.outbound import Decided
@@ -281,7 +281,7 @@ async def test_missing_reviews_are_opened(settings: Settings) -> None:
                 return len(await dock.reviews()) == 3 and all("review" in kept.counts for _, kept in made)
 
             try:
-                await until_true(all_open)
+                await in_time(all_open, "nobody opens the reviews")
             finally:
                 for keeper, _ in made:
                     keeper.stop()
