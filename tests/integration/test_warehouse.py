@@ -246,8 +246,8 @@ async def test_answer_to_commit_lost(catalog: Pool, sku: str) -> None:
         proxy.cut_reply(b"\x03COMMIT")
         with pytest.raises(OutcomeUnknownError):
             await move(pool, wanted, NOW_MS)
-        said = await asyncio.gather(move(pool, wanted, NOW_MS), return_exceptions=True)
-        assert said == [Moved({"main": 5}, done=False)]
+        (said,) = await asyncio.gather(*[move(pool, wanted, NOW_MS)], return_exceptions=True)
+        assert said == Moved({"main": 5}, done=False)
         await pool.close()
     found = await read_report(catalog, sku)
     assert (found.skus[0].on_hand, found.differences) == (5, [])
