@@ -88,9 +88,14 @@ class CatalogCampaign(NamedTuple):
     """Those that were refused are not among them."""
 
 
+def ref_of_top_up(campaign_id: str, key: str) -> str:
+    """Return how the catalog calls a top-up, in its ledger and in what is owed."""
+    return f"topup {campaign_id} {key}"
+
+
 def key_of_top_up(campaign_id: str, ref: str) -> str:
-    """Return the key of a top-up, from how the catalog calls it (see `warehouse.topups.ref_of`)."""
-    return ref.removeprefix(f"topup {campaign_id} ")
+    """Return the key of a top-up, from how the catalog calls it."""
+    return ref.removeprefix(ref_of_top_up(campaign_id, ""))
 
 
 async def read_campaign(catalog: Pool, campaign_id: str) -> CatalogCampaign | None:

@@ -12,9 +12,10 @@ from adapters.campaign_stock import move_campaign
 from adapters.stock import read_snapshot
 from cli.clients import Clients, open_clients, run
 from cli.config import load
+from cli.texts import read_text
 from cli.who import JsonOption, KeyOption, WhoOption, key_or_new, operator, who_does_it
 from domain.campaign import Campaign, parse_campaign
-from domain.errors import BackendError, ConfigError, OperationRefusedError
+from domain.errors import BackendError, OperationRefusedError
 from domain.settings import Settings
 from warehouse.campaigns import Closed, ToppedUp, close_campaign, load_into, top_up_stock
 
@@ -36,11 +37,7 @@ def read_campaign_file(path: Path) -> Campaign:
     Raises:
         ConfigError: the message names file, line and field.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return parse_campaign(text, source=path.name)
+    return parse_campaign(read_text(path), source=path.name)
 
 
 @app.command(name="load")

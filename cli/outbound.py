@@ -6,12 +6,12 @@ from typing import Annotated, Final, TypeVar
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cli.clients import run
 from cli.config import load
+from cli.texts import table_console
 from cli.who import JsonOption, WhoOption, who_does_it
 from consumers.dead_letter_rules import iso, printable
 from domain.errors import OperationRefusedError
@@ -26,8 +26,6 @@ app = typer.Typer(no_args_is_help=True, help="Outbound review: what is paid, and
 
 T = TypeVar("T")
 
-FILE_WIDTH: Final = 1_000
-"""Columns of a list that does not go to a terminal."""
 LIST_DEFAULT: Final = 50
 
 
@@ -181,6 +179,4 @@ def _print_list(found: Sequence[Review]) -> None:
     for one in found:
         cells = (one.order_id, one.sku_id, str(one.quantity), iso(one.opened_at_ms), one.who, one.why, one.error)
         table.add_row(*[Text(printable(cell)) for cell in cells])
-    console = Console()
-    console = console if console.is_terminal else Console(width=FILE_WIDTH)
-    console.print(table)
+    table_console().print(table)

@@ -1,16 +1,15 @@
 """`flashgate warehouse …`: what lies in the warehouses and whose it is; goods that come in, and what the shop sells."""
 
-import time
 from typing import Annotated, Final
 
 import msgspec
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cli.clients import open_clients, run
 from cli.config import load
+from cli.texts import table_console
 from cli.who import JsonOption, KeyOption, WhoOption, key_or_new, who_does_it
 from consumers.dead_letter_rules import iso, printable
 from domain.errors import OutcomeUnknownError
@@ -18,12 +17,11 @@ from domain.settings import Settings
 from warehouse.books import Report, SkuLine
 from warehouse.movements import Moved, Movement, move
 from warehouse.rules import BookingKind
+from warehouse.stores import wall_ms
 from warehouse.view import LEDGER_MAX, LedgerRow, read_ledger, read_report
 
 app = typer.Typer(no_args_is_help=True, help="What lies in the warehouses: look, receive, and the shop's own sales.")
 
-FILE_WIDTH: Final = 1_000
-"""Columns of a table that does not go to a terminal."""
 # So that -5 is a number, and refused as one.
 NUMBERS: Final = {"ignore_unknown_options": True}
 
@@ -64,7 +62,7 @@ def show(
 
 
 def _print(report: Report) -> None:
-    console = _console()
+    console = table_console()
     if not report.skus:
         typer.echo(
             "the catalog is empty; fill it by `./flashgate catalog load FILE`, or `./flashgate warehouse receive SKU N`"
@@ -85,13 +83,6 @@ def _print(report: Report) -> None:
     typer.echo(f"the books do not balance, {len(report.differences):,} times:")
     for difference in report.differences:
         typer.echo(f"  {difference}")
-
-
-def _console() -> Console:
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    return console
 
 
 @app.command()
@@ -123,7 +114,7 @@ def ledger(
         table.add_row(
             iso(row.created_at_ms), row.kind, row.sku_id, row.warehouse_id, *moves, *[printable(cell) for cell in cells]
         )
-    _console().print(table)
+    table_console().print(table)
 
 
 def _stock_table(skus: list[SkuLine]) -> Table:
@@ -228,7 +219,7 @@ def _move(movement: Movement, *, json: bool) -> None:
     async def work(settings: Settings) -> tuple[Moved, SkuLine]:
         async with open_clients(settings) as clients:
             try:
-                moved = await move(clients.catalog, movement, int(time.time() * 1_000))
+                moved = await move(clients.catalog, movement, wall_ms())
             except OutcomeUnknownError as error:
                 raise OutcomeUnknownError(f"{error}\nTo be sure, repeat it with --key {movement.key}") from error
             (line,) = (await read_report(clients.catalog, movement.sku_id)).skus

@@ -7,6 +7,7 @@ carries it out at once; if he died over it, the process `flashgate consume wareh
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from adapters.catalog import bring_counters
 from adapters.mysql import Pool, query, transaction
 
 GRACE_MS: Final = 1_000
@@ -124,6 +125,16 @@ async def note_done(catalog: Pool, due: Due, now_ms: int, error: str = "") -> No
 async def end(cursor: Any, due: Due, now_ms: int, error: str = "") -> None:  # noqa: ANN401
     """Note it within a transaction."""
     await cursor.execute(_DONE, (now_ms, error[:ERROR_CHARS_MAX], due.campaign_id, due.ref, due.units))
+
+
+async def follow(catalog: Pool, orders: Pool, due: Due, now_ms: int) -> None:
+    """Have fg_orders take over what the catalog has allocated, which is the last of every step, and note it done.
+
+    Raises:
+        BackendError: MySQL could not do it now; may be repeated.
+    """
+    await bring_counters(catalog, orders, due.campaign_id)
+    await note_done(catalog, due, now_ms)
 
 
 async def put_off(catalog: Pool, due: Due, next_at_ms: int, error: str) -> None:

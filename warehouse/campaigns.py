@@ -8,7 +8,6 @@ import logging
 from typing import Final, NamedTuple
 
 from adapters.campaign_stock import load_campaign
-from adapters.catalog import bring_counters
 from adapters.mysql import DataRefusedError
 from adapters.redis import ScriptFailedError
 from adapters.stock import read_fence, read_load_no, read_snapshot
@@ -161,8 +160,7 @@ async def carry_out(stores: Stores, due: Due, now_ms: int) -> None:
         case DueKind.CLOSE:
             await closing.carry_out(stores, due, now_ms)
         case DueKind.COUNTERS:
-            await bring_counters(stores.catalog, stores.orders, due.campaign_id)
-            await allocation_due.note_done(stores.catalog, due, now_ms)
+            await allocation_due.follow(stores.catalog, stores.orders, due, now_ms)
 
 
 async def finish_due(stores: Stores, settings: WarehouseSettings, now_ms: int) -> int:

@@ -9,7 +9,6 @@ import contextlib
 from typing import Final
 
 from adapters.campaign_stock import move_campaign, withdraw
-from adapters.catalog import bring_counters
 from adapters.mysql import query, transaction
 from adapters.stock import read_fence
 from domain.errors import OperationRefusedError
@@ -102,8 +101,7 @@ async def free_withdrawn(stores: Stores, campaign_id: str, withdrawn: dict[str, 
         ref = f"withdraw {campaign_id} {sum(one.version for one in allocations.values())}"
         await free(cursor, Reason(campaign_id, ref, "", "unsold at the close", now_ms), units, after)
         counters = await allocation_due.write_counters(cursor, campaign_id, now_ms)
-    await bring_counters(stores.catalog, stores.orders, campaign_id)
-    await allocation_due.note_done(stores.catalog, counters, now_ms)
+    await allocation_due.follow(stores.catalog, stores.orders, counters, now_ms)
     return units
 
 

@@ -185,8 +185,7 @@ async def carry_out(stores: Stores, due: Due, now_ms: int, *, is_new: bool = Fal
         )
     reach("warehouse.after_redis")
     await _free_what_fell(stores, due, now_ms)
-    await bring_counters(stores.catalog, stores.orders, due.campaign_id)
-    await allocation_due.note_done(stores.catalog, due, now_ms)
+    await allocation_due.follow(stores.catalog, stores.orders, due, now_ms)
     if lowers_lost:
         raise LoadedAsItWasError(
             f"Redis had lost campaign {due.campaign_id!r}: it is loaded with what was allocated to it; lower its stock "
@@ -295,5 +294,4 @@ async def _undo(stores: Stores, due: Due, error: str, now_ms: int) -> None:
         await free(cursor, reason, risen, after)
         await allocation_due.end(cursor, due, now_ms, error)
         counters = await allocation_due.write_counters(cursor, due.campaign_id, now_ms)
-    await bring_counters(stores.catalog, stores.orders, due.campaign_id)
-    await allocation_due.note_done(stores.catalog, counters, now_ms)
+    await allocation_due.follow(stores.catalog, stores.orders, counters, now_ms)

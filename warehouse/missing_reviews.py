@@ -8,8 +8,8 @@ from typing import Final
 
 from adapters.mysql import Pool, insert_many, query, transaction
 from adapters.order_tables import INSERT_REVIEWS, KEEP_KNOWN
-from domain.order_state import OrderStatus, ReviewStatus
-from lifecycle.order_rows import lock_orders
+from domain.order_state import OrderStatus
+from lifecycle.order_rows import lock_orders, review_row
 
 _MISSING: Final = """
 SELECT o.order_id, o.confirmed_at_ms FROM orders o FORCE INDEX (by_due)
@@ -31,9 +31,6 @@ async def open_missing(orders: Pool, limit: int) -> int:
     async with transaction(orders) as cursor:
         locked = (await lock_orders(cursor, missing)).values()
         paid = [one for one in locked if one.status is OrderStatus.PAID]
-        rows = [
-            (one.order_id, one.campaign_id, one.sku_id, one.quantity, ReviewStatus.WAITING, 1, missing[one.order_id])
-            for one in paid
-        ]
+        rows = [review_row(one, missing[one.order_id]) for one in paid]
         await insert_many(cursor, INSERT_REVIEWS + KEEP_KNOWN, rows)
     return len(rows)

@@ -1,28 +1,17 @@
 """Loads, top-ups and closes that go wrong: late, repeated, on a Redis that lost something, beside a broken one."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
 
 from adapters.stock import LostOrder
 from domain import keys
 from domain.errors import OperationRefusedError
 from domain.order import fingerprint, order_id, user_hash
 from domain.outcomes import Outcome
-from domain.settings import Settings
-from tests.support.house import House, dying_at, new_house
+from tests.support.house import House, dying_at
 from tests.support.scripts import restore_now
 from warehouse import allocation_due, loads, topups
 from warehouse.campaigns import close_campaign, load_into, top_up_stock
 from warehouse.stores import wall_ms
-
-
-@pytest_asyncio.fixture
-async def house(settings: Settings) -> AsyncIterator[House]:
-    """Return a house of goods, and campaigns that share them."""
-    async with new_house(settings) as made:
-        yield made
 
 
 async def test_a_refused_load_stays_refused_after_a_later_one_is(house: House) -> None:

@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from adapters.mysql import DataRefusedError, Pool, query, transaction
+from adapters.stores import open_stores
 from domain.errors import OperationRefusedError
 from domain.order_state import OrderStatus, ReviewStatus
 from domain.settings import Dsn, Settings
@@ -30,7 +31,6 @@ from tests.support.life import line, make_due, now_ms, statuses
 from tests.support.operator import command
 from tests.support.shop import SKU, until_true
 from tests.support.streams import listen
-from warehouse.app import open_stores
 from warehouse.campaigns import close_campaign
 from warehouse.outbound import Decided, NoSuchOrderError
 from warehouse.review_rules import ORDERS_MAX, Deed

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.mysql import query, transaction
+from adapters.stores import open_stores
 from domain.errors import BackendError, OperationRefusedError
 from domain.order_state import OrderStatus, ReviewStatus
 from domain.settings import Settings
@@ -17,7 +18,6 @@ from tests.support.life import line, now_ms
 from tests.support.operator import command
 from tests.support.waiting import in_time
 from warehouse import missing_reviews, parcel_rows, steps
-from warehouse.app import open_stores
 from warehouse.outbound import Decided
 from warehouse.rules import BookingKind
 from warehouse.steps import Step

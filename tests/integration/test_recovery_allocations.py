@@ -2,11 +2,9 @@
 
 import logging
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from adapters.campaign_stock import load_campaign, top_up
 from adapters.catalog import CatalogCampaign
@@ -19,7 +17,7 @@ from domain.order import fingerprint, order_id
 from domain.outcomes import Outcome
 from domain.settings import Settings
 from tests.support.forgetful import forgetful_redis
-from tests.support.house import House, KnowsCatalog, dying_at, new_house
+from tests.support.house import House, KnowsCatalog, dying_at
 from tests.support.life import line
 from tests.support.shop import SKU, open_shop
 from tests.support.waiting import in_time
@@ -32,13 +30,6 @@ from warehouse.stores import wall_ms
 pytestmark = pytest.mark.usefixtures("stack")
 
 ACCEPTED = Outcome.ACCEPTED
-
-
-@pytest_asyncio.fixture
-async def house(settings: Settings) -> AsyncIterator[House]:
-    """Return a catalog and orders of a test's own."""
-    async with new_house(settings) as made:
-        yield made
 
 
 async def bought(house: House, campaign_id: str, sku_id: str, user: str, quantity: int) -> OrderAccepted:

@@ -10,6 +10,7 @@ import msgspec
 
 from adapters.mysql import Pool, query
 from adapters.stock import read_snapshot
+from adapters.stores import OpenStores, open_stores
 from consumers.reconcile import reconcile
 from domain import keys
 from domain.order_state import ReviewStatus
@@ -23,7 +24,6 @@ from stack.ports import free_port
 from tests.support.life import Kept, assert_settled, confirmed, new_desk, new_keeper, now_ms, statuses, until_idle
 from tests.support.provider import SandboxHandle, adapter, sandbox
 from tests.support.shop import SKU, Shop, open_shop, until_true
-from warehouse.app import OpenStores, open_stores
 from warehouse.keeper import WarehouseKeeper
 from warehouse.outbound import OutboundDesk
 from warehouse.view import read_report

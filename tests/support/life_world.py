@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from adapters.mysql import query
+from adapters.stores import open_stores
 from cli.clients import Clients
 from domain import failpoints
 from domain.settings import Settings
@@ -26,7 +27,6 @@ from tests.support.life import Kept, new_desk, new_keeper, now_ms
 from tests.support.provider import SandboxHandle, adapter, sandbox
 from tests.support.shop import open_shop
 from tests.switches import VARIABLE
-from warehouse.app import open_stores
 from warehouse.keeper import WarehouseKeeper
 from warehouse.outbound import OutboundDesk
 from warehouse.stores import Stores
