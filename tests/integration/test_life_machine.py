@@ -49,8 +49,8 @@ from warehouse.rules import BookingKind
 from warehouse.stores import wall_ms
 from warehouse.view import read_report
 
-SEED: Final = 1
-"""One with which everything comes about that must."""
+MUST_HAPPEN: Final = {"closed", "confirmed", "paid", "cancelled", "expired", Deed.APPROVE}
+"""What operators do and what has become of orders."""
 STOCK: Final = 4
 PER_USER: Final = 3
 PRICE: Final = 5_900
@@ -370,7 +370,4 @@ def test_random_lives_of_orders(shared_settings: Settings, life_examples: int) -
     """A, B and C hold at the end of every random life, and A's equation after every step of it."""
     with open_world(busy_world, shared_settings) as world:
         OrderLives.world = world
-        go_through(OrderLives, life_examples, seeded=SEED)
-    happened.update(world.died)
-    # What never happened was not tested.
-    assert {"closed", "confirmed", "paid", "cancelled", "expired", Deed.APPROVE} <= set(happened)
+        go_through(OrderLives, life_examples, lambda: set(happened), MUST_HAPPEN)
