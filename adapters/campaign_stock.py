@@ -9,18 +9,11 @@ from adapters.lua import load_script
 from adapters.redis import RUN_ID, ScriptChannel
 from adapters.stock import refuse_closed
 from domain import keys
-from domain.campaign import LOTTERY, STOCK_MAX, Campaign, CampaignState
-from domain.errors import BackendError, FencedError, OperationRefusedError
+from domain.campaign import LOTTERY, MOVES, STOCK_MAX, Campaign, CampaignState
+from domain.errors import FencedError, OperationRefusedError, PoisonRecordError
 from domain.outcomes import LoadOutcome, TopUpOutcome, WithdrawOutcome
 
 _pack: Final = msgspec.msgpack.Encoder().encode
-
-_MOVES: Final = {
-    "open": (CampaignState.OPEN, (CampaignState.LOADED,)),
-    "pause": (CampaignState.PAUSED, (CampaignState.OPEN,)),
-    "resume": (CampaignState.OPEN, (CampaignState.PAUSED,)),
-    "close": (CampaignState.CLOSED, (CampaignState.LOADED, CampaignState.OPEN, CampaignState.PAUSED)),
-}
 
 
 class Standing(NamedTuple):
@@ -36,6 +29,22 @@ class TopUpRefusedError(OperationRefusedError):
 
 class NotClosedError(OperationRefusedError):
     """Only a closed campaign gives back what it has not sold; nothing was changed."""
+
+
+def campaign_fields(campaign: Campaign) -> list[tuple[str, str | int]]:
+    """Return the fields of the campaign hash that its file decides."""
+    limits = campaign.limits
+    return [
+        ("kind", campaign.campaign.kind),
+        ("opens_ms", str(campaign.opens_ms)),
+        ("closes_ms", str(campaign.closes_ms)),
+        ("pay_within_s", campaign.campaign.pay_within_s),
+        ("admit_per_s", limits.admit_per_s),
+        ("admit_burst", limits.admit_burst),
+        ("user_per_s", limits.user_per_s),
+        ("user_burst", limits.user_burst),
+        ("unpaid_per_user", limits.unpaid_per_user),
+    ]
 
 
 async def load_campaign(
@@ -66,23 +75,12 @@ async def load_campaign(
     Raises:
         OperationRefusedError: stock below what is sold, a SKU gone from the file, another kind, or an opened lottery
             would draw from something else; nothing was changed. A numbered load is refused for good.
+        PoisonRecordError: a SKU's numbers cannot be read; nothing was changed, and a person has to look.
         FencedError: stock cannot be lowered before recovery is done; nothing was changed.
         BackendError: nothing was changed.
         OutcomeUnknownError: the reply was lost; ask again with the same number.
     """
-    limits = campaign.limits
-    fields: list[tuple[str, str | int]] = [
-        ("kind", campaign.campaign.kind),
-        ("opens_ms", str(campaign.opens_ms)),
-        ("closes_ms", str(campaign.closes_ms)),
-        ("pay_within_s", campaign.campaign.pay_within_s),
-        ("admit_per_s", limits.admit_per_s),
-        ("admit_burst", limits.admit_burst),
-        ("user_per_s", limits.user_per_s),
-        ("user_burst", limits.user_burst),
-        ("unpaid_per_user", limits.unpaid_per_user),
-        *more_fields,
-    ]
+    fields = [*campaign_fields(campaign), *more_fields]
     state_if_closed = CampaignState.PAUSED if campaign.campaign.kind == LOTTERY else CampaignState.CLOSED
     skus = [
         (sku.id, sku.stock, sku.per_user, sku.price_cents, *(standing or {}).get(sku.id, Standing(sku.stock, 0)))
@@ -142,7 +140,7 @@ def _load_result(campaign_id: str, outcome: LoadOutcome, name: str, sold: int) -
                 f"SKU {name!r}: stock cannot be lowered before recovery has compared Redis with Kafka and MySQL"
             )
         case LoadOutcome.CORRUPT_STOCK:
-            raise BackendError(f"SKU {name!r}: its stock in Redis cannot be read")
+            raise PoisonRecordError(f"SKU {name!r}: its stock in Redis cannot be read")
 
 
 async def move_campaign(channel: ScriptChannel, campaign_id: str, verb: str) -> tuple[str, bool]:
@@ -151,7 +149,7 @@ async def move_campaign(channel: ScriptChannel, campaign_id: str, verb: str) -> 
     Raises:
         OperationRefusedError: not possible from its present state, or closed before; nothing was changed.
     """
-    target, sources = _MOVES[verb]
+    target, sources = MOVES[verb]
     code, before = await channel.call(
         load_script("set_campaign_state"),
         [keys.campaign(campaign_id)],
@@ -209,6 +207,7 @@ async def withdraw(channel: ScriptChannel, campaign_id: str) -> dict[str, int]:
 
     Raises:
         NotClosedError: it is not closed.
+        PoisonRecordError: a SKU's numbers cannot be read; nothing was changed, and a person has to look.
         OperationRefusedError: there is no such campaign.
         FencedError: Redis was restarted and recovery is not done; nothing was changed.
         BackendError: nothing was changed.
@@ -226,6 +225,6 @@ async def withdraw(channel: ScriptChannel, campaign_id: str) -> dict[str, int]:
         case WithdrawOutcome.NOT_CLOSED:
             raise NotClosedError(f"campaign {campaign_id!r} is not closed; nothing was changed")
         case WithdrawOutcome.CORRUPT_STOCK:
-            raise BackendError(f"SKU {sku_id.decode()!r}: its stock in Redis cannot be read")
+            raise PoisonRecordError(f"SKU {sku_id.decode()!r}: its stock in Redis cannot be read")
         case WithdrawOutcome.WITHDRAWN | WithdrawOutcome.NOTHING_LEFT:
             return {told[i].decode(): int(told[i + 1]) for i in range(0, len(told), 2)}

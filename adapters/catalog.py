@@ -5,13 +5,14 @@ every load; a counter takes over what bears a higher version than it has seen, s
 and by several at a time.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from adapters.mysql import Pool, insert_many, query, transaction
 from domain.campaign import Campaign
-from domain.errors import OperationRefusedError
+from domain.errors import OperationRefusedError, PoisonRecordError
 
 _ALLOCATIONS: Final = "SELECT sku_id, quantity, version FROM allocation WHERE campaign_id = %s ORDER BY sku_id"
 _DEFINITION: Final = "SELECT definition FROM campaign WHERE campaign_id = %s"
@@ -30,6 +31,15 @@ _COUNTER: Final = (
     "UPDATE campaign_sku SET allocated = %s, version = version + 1, allocation_version = %s "
     "WHERE campaign_id = %s AND sku_id = %s AND allocation_version <= %s AND allocated <> %s"
 )
+_CAMPAIGN: Final = "SELECT load_no, definition, closed_at_ms FROM campaign WHERE campaign_id = %s FOR UPDATE"
+_SKUS: Final = "SELECT sku_id, in_file, topped_up, withdrawn FROM allocation WHERE campaign_id = %s"
+_LOADS_DUE: Final = (
+    "SELECT previous FROM allocation_due WHERE campaign_id = %s AND kind = 'load' AND done_at_ms IS NULL"
+)
+_TOP_UPS: Final = (
+    "SELECT ref, sku_id, units, done_at_ms IS NULL FROM allocation_due WHERE campaign_id = %s AND kind = 'topup' "
+    "AND (done_at_ms IS NULL OR error = '') ORDER BY created_at_ms, ref"
+)
 
 
 class Allocated(NamedTuple):
@@ -37,6 +47,93 @@ class Allocated(NamedTuple):
 
     quantity: int
     version: int
+
+
+class CatalogSku(NamedTuple):
+    """What an allocation is made of."""
+
+    in_file: int
+    topped_up: int
+    withdrawn: int
+
+    @property
+    def quantity(self) -> int:
+        """Units that the campaign may sell or has sold."""
+        return self.in_file + self.topped_up - self.withdrawn
+
+
+class CatalogTopUp(NamedTuple):
+    """A top-up that has been allocated."""
+
+    key: str
+    sku_id: str
+    units: int
+    is_due: bool
+    """Redis may not have heard of it."""
+
+
+class CatalogCampaign(NamedTuple):
+    """A campaign, as one transaction of the catalog sees it."""
+
+    load_no: int
+    """Number of its last load."""
+    definition: Campaign
+    load_is_due: bool
+    """Redis may not have heard of the last load. What fell in it is still allocated."""
+    accepted: Campaign | None
+    """The last definition that Redis is known to have had; None: none."""
+    is_closed: bool
+    skus: Mapping[str, CatalogSku]
+    top_ups: Sequence[CatalogTopUp]
+    """Those that were refused are not among them."""
+
+
+def ref_of_top_up(campaign_id: str, key: str) -> str:
+    """Return how the catalog calls a top-up, in its ledger and in what is owed."""
+    return f"topup {campaign_id} {key}"
+
+
+def key_of_top_up(campaign_id: str, ref: str) -> str:
+    """Return the key of a top-up, from how the catalog calls it."""
+    return ref.removeprefix(ref_of_top_up(campaign_id, ""))
+
+
+async def read_campaign(catalog: Pool, campaign_id: str) -> CatalogCampaign | None:
+    """Return all that Redis has to have of a campaign; None if the catalog does not know it.
+
+    Raises:
+        BackendError: MySQL could not do it now.
+        PoisonRecordError: its definition cannot be read.
+    """
+    async with transaction(catalog) as cursor:
+        # Whoever moves an allocation holds this row.
+        await cursor.execute(_CAMPAIGN, (campaign_id,))
+        row = await cursor.fetchone()
+        if row is None or not row[1]:
+            return None
+        await cursor.execute(_SKUS, (campaign_id,))
+        skus = {sku_id: CatalogSku(*units) for sku_id, *units in await cursor.fetchall()}
+        await cursor.execute(_LOADS_DUE, (campaign_id,))
+        due = await cursor.fetchone()
+        await cursor.execute(_TOP_UPS, (campaign_id,))
+        top_ups = [CatalogTopUp(key_of_top_up(campaign_id, ref), *rest) for ref, *rest in await cursor.fetchall()]
+    before = row[1] if due is None else due[0]
+    return CatalogCampaign(
+        load_no=row[0],
+        definition=_decode(campaign_id, row[1]),
+        load_is_due=due is not None,
+        accepted=_decode(campaign_id, before) if before else None,
+        is_closed=row[2] is not None,
+        skus=skus,
+        top_ups=[one._replace(is_due=bool(one.is_due)) for one in top_ups],
+    )
+
+
+def _decode(campaign_id: str, definition: str) -> Campaign:
+    try:
+        return msgspec.json.decode(definition, type=Campaign)
+    except msgspec.MsgspecError as error:
+        raise PoisonRecordError(f"campaign {campaign_id!r}: its definition cannot be read: {error}") from error
 
 
 async def read_allocated(catalog: Pool, campaign_id: str) -> dict[str, Allocated]:

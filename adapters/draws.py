@@ -10,7 +10,7 @@ from adapters.lua import load_script
 from adapters.redis import ANSWERS_LOST, RUN_ID, ScriptChannel
 from adapters.stock import refuse_closed
 from domain import keys
-from domain.campaign import Campaign, CampaignState
+from domain.campaign import MOVES, Campaign, CampaignState
 from domain.draw_events import DrawLog
 from domain.errors import BackendError, FencedError, OperationRefusedError
 from domain.lottery import Drawn, Moved, Opened, Prize, commitment, pack_lines, parse_line, parse_prizes, prizes_of
@@ -116,23 +116,18 @@ def _decisions(
 # -- loading and moving --------------------------------------------------------------------------------------------
 
 
-def lottery_fields(campaign: Campaign, seed: bytes) -> list[tuple[str, str | int]]:
-    """Return what a lottery's hash has besides a sale's; see `adapters.campaign_stock.load_campaign`."""
+def drawn_from(campaign: Campaign) -> list[tuple[str, str | int]]:
+    """Return the fields of a lottery's hash that its file decides, besides those of every campaign."""
     return [
         ("prizes", msgspec.json.encode(prizes_of(campaign)).decode()),
         ("no_prize_weight", campaign.lottery.no_prize_weight),
         ("draws_per_user", campaign.campaign.draws_per_user),
-        ("commitment", commitment(seed)),
-        ("seed", seed.hex()),
     ]
 
 
-_MOVES: Final = {
-    "open": (CampaignState.OPEN, (CampaignState.LOADED,)),
-    "pause": (CampaignState.PAUSED, (CampaignState.OPEN,)),
-    "resume": (CampaignState.OPEN, (CampaignState.PAUSED,)),
-    "close": (CampaignState.CLOSED, (CampaignState.LOADED, CampaignState.OPEN, CampaignState.PAUSED)),
-}
+def lottery_fields(campaign: Campaign, seed: bytes) -> list[tuple[str, str | int]]:
+    """Return what a lottery's hash has besides a sale's; see `adapters.campaign_stock.load_campaign`."""
+    return [*drawn_from(campaign), ("commitment", commitment(seed)), ("seed", seed.hex())]
 
 
 async def move_lottery(channel: ScriptChannel, campaign_id: str, verb: str) -> tuple[str, bool]:
@@ -142,7 +137,7 @@ async def move_lottery(channel: ScriptChannel, campaign_id: str, verb: str) -> t
         OperationRefusedError: not possible from its present state, closed before, or no lottery; nothing was changed.
         FencedError: Redis was restarted and recovery is not done; nothing was changed.
     """
-    target, sources = _MOVES[verb]
+    target, sources = MOVES[verb]
     code, before = await channel.call(
         load_script("move_lottery"),
         [keys.campaign(campaign_id), keys.stock(campaign_id), keys.outbox(campaign_id)],

@@ -260,6 +260,19 @@ async def read_snapshot(client: "redis.Redis", campaign_id: str, holders_from: i
     )
 
 
+async def read_load_no(client: "redis.Redis", campaign_id: str) -> int:
+    """Return the number of the last load that Redis has taken; 0 if it has taken none, or does not know the campaign.
+
+    Raises:
+        BackendError: Redis is not there.
+    """
+    try:
+        found = await client.hget(keys.campaign(campaign_id), "load_no")
+    except ANSWERS_LOST as error:
+        raise BackendError(f"Redis: {error}") from error
+    return int(found) if isinstance(found, bytes) else 0
+
+
 async def read_fence(client: "redis.Redis", campaign_id: str) -> tuple[str | None, str]:
     """Return the run id that may admit orders (None: no such campaign), and from where on orders may be lost.
 

@@ -1,6 +1,5 @@
 """`flashgate campaign …` and `flashgate stock topup`: operate a sale."""
 
-import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +12,10 @@ from adapters.lotteries import move
 from adapters.stock import read_snapshot
 from cli.clients import Clients, open_clients, run
 from cli.config import load
-from cli.warehouse import operator
+from cli.texts import read_text
+from cli.who import JsonOption, KeyOption, WhoOption, key_or_new, operator, who_does_it
 from domain.campaign import Campaign, parse_campaign
-from domain.errors import ConfigError, OperationRefusedError
+from domain.errors import BackendError, OperationRefusedError
 from domain.settings import Settings
 from warehouse.campaigns import Closed, ToppedUp, close_campaign, load_into, top_up_stock
 
@@ -29,7 +29,6 @@ def stock_group() -> None:
 
 
 CampaignArgument = Annotated[str, typer.Argument(metavar="ID", help="The campaign's id.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 def read_campaign_file(path: Path) -> Campaign:
@@ -38,11 +37,7 @@ def read_campaign_file(path: Path) -> Campaign:
     Raises:
         ConfigError: the message names file, line and field.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return parse_campaign(text, source=path.name)
+    return parse_campaign(read_text(path), source=path.name)
 
 
 @app.command(name="load")
@@ -158,19 +153,27 @@ def topup(
     campaign_id: CampaignArgument,
     sku_id: Annotated[str, typer.Argument(metavar="SKU")],
     units: Annotated[int, typer.Argument(metavar="N", help="Units to add, at least 1.")],
-    key: Annotated[str, typer.Option(help="Repeat with the same key to be sure: it adds once.")] = "",
+    key: KeyOption = None,
+    who: WhoOption = None,
+    why: Annotated[str, typer.Option(help="Why, for the warehouse's ledger.")] = "top-up",
     json: JsonOption = False,
 ) -> None:
     """Add units to a SKU, from the warehouse; it goes on sale again at once."""
-    key = key or secrets.token_hex(8)
+    used_key, does_it = key_or_new(key), who_does_it(who, why)
 
     async def work(settings: Settings) -> ToppedUp:
         async with open_clients(settings) as clients:
-            return await top_up_stock(clients, campaign_id, sku_id, units, key, who=operator())
+            try:
+                return await top_up_stock(clients, campaign_id, sku_id, units, used_key, who=does_it, why=why)
+            except BackendError as error:
+                raise type(error)(
+                    f"{error}\nIf the warehouse has allocated the units by now they will be added. To be sure, repeat "
+                    f"it with --key {used_key}"
+                ) from error
 
     allocated, added = run(work(load()))
     if json:
-        facts = {"campaign_id": campaign_id, "sku_id": sku_id, "allocated": allocated, "added": added, "key": key}
+        facts = {"campaign_id": campaign_id, "sku_id": sku_id, "allocated": allocated, "added": added, "key": used_key}
         typer.echo(orjson.dumps(facts).decode())
     else:
         typer.echo(f"{sku_id}: {allocated} units allocated" + ("" if added else " (this key was used before)"))

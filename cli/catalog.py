@@ -1,27 +1,22 @@
 """`flashgate catalog …`: products, their SKUs with attributes, and warehouses."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cli.clients import open_clients, run
 from cli.config import load
+from cli.texts import read_text, table_console
+from cli.who import JsonOption
 from domain.catalog_file import Catalog, parse_catalog
-from domain.errors import ConfigError
 from domain.settings import Settings
 from warehouse.catalog_rows import Known, Loaded, load_catalog, read_catalog
 
 app = typer.Typer(no_args_is_help=True, help="Products, their SKUs with attributes, and warehouses.")
-
-FILE_WIDTH: Final = 1_000
-"""Columns of a table that does not go to a terminal."""
-
-JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 def read_catalog_file(path: Path) -> Catalog:
@@ -30,11 +25,7 @@ def read_catalog_file(path: Path) -> Catalog:
     Raises:
         ConfigError: the message names file, line and field.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return parse_catalog(text, source=path.name)
+    return parse_catalog(read_text(path), source=path.name)
 
 
 @app.command(name="load")
@@ -73,10 +64,7 @@ def show(json: JsonOption = False) -> None:
     if json:
         typer.echo(orjson.dumps(msgspec.to_builtins(known._asdict())).decode())
         return
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    console.print(_sku_table(known))
+    table_console().print(_sku_table(known))
     for warehouse in known.warehouses:
         typer.echo(f"warehouse {warehouse.id}: {warehouse.name}")
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from adapters.kafka_reader import open_reader
 from adapters.kafka_sender import KafkaSender
 from cli.clients import open_clients, run
 from cli.config import load
+from cli.texts import table_console
 from consumers.dead_letter_desk import NEWEST_MAX, DeadLetterDesk, Deed, Listing
 from consumers.dead_letter_rules import (
     Letter,
@@ -37,8 +37,6 @@ app = typer.Typer(no_args_is_help=True, help="Records that could not be processe
 
 T = TypeVar("T")
 
-FILE_WIDTH: Final = 1_000
-"""Columns of a list that does not go to a terminal."""
 ID_HELP: Final = "<topic>:<partition>@<offset>, as `list` shows it."
 
 
@@ -100,10 +98,7 @@ def list_command(
     listing = _at_desk(lambda desk: desk.list_letters(newest_max=newest_max, reason=reason, with_done=everything))
     if listing.letters:
         table = listing_table(listing, with_done=everything)
-        console = Console(highlight=False)
-        if not console.is_terminal:  # nothing is cut off in a file
-            console = Console(highlight=False, width=FILE_WIDTH)
-        console.print(table)
+        table_console().print(table)
     more = f"; {listing.not_looked_at} older ones were not looked at (--all)" if listing.not_looked_at else ""
     typer.echo(f"{listing.open} open, {len(listing.letters)} listed{more}")
     if json:

@@ -1,16 +1,15 @@
 """The demo's warehouse: goods come in, a clerk reviews what was paid, parcels leave, and a few come back."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from adapters.mysql import query
 from adapters.tasks import pause
+from cli.catalog import read_catalog_file
 from cli.clients import Clients
 from cli.demo_proof import House
 from domain.campaign import Campaign
-from domain.catalog_file import parse_catalog
 from domain.order_state import ReviewStatus
 from domain.settings import Settings
 from stack.paths import PROJECT_ROOT
@@ -19,6 +18,7 @@ from warehouse.movements import Movement, move
 from warehouse.outbound import OutboundDesk
 from warehouse.review_rules import ORDERS_MAX
 from warehouse.rules import BookingKind
+from warehouse.stores import wall_ms
 from warehouse.view import read_report
 
 SAMPLE: Final = PROJECT_ROOT / "examples" / "catalog.toml"
@@ -37,13 +37,9 @@ _DECIDED: Final = (
 _LEFT: Final = "SELECT order_id FROM outbound_review WHERE order_id IN %s AND status = %s ORDER BY order_id LIMIT %s"
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 async def fill_warehouse(clients: Clients, campaign: Campaign) -> None:
     """Load the sample catalog, have the goods come in, into two warehouses, and let the shop sell some of them."""
-    await load_catalog(clients.catalog, parse_catalog(SAMPLE.read_text(encoding="utf-8"), source=SAMPLE.name))
+    await load_catalog(clients.catalog, read_catalog_file(SAMPLE))
     for sku in campaign.sku:
         more = max(2, round(sku.stock * SHOP_SHARE))
         parts = {"main": sku.stock // 2 + more, "north": sku.stock - sku.stock // 2}
@@ -51,11 +47,11 @@ async def fill_warehouse(clients: Clients, campaign: Campaign) -> None:
             if units:
                 key, why = f"demo-{sku.id}-{warehouse_id}", "delivery for the sale"
                 incoming = Movement(BookingKind.RECEIVE, sku.id, units, key, warehouse_id, WHO, why)
-                await move(clients.catalog, incoming, _now_ms())
+                await move(clients.catalog, incoming, wall_ms())
         sold = Movement(
             BookingKind.RESERVE, sku.id, more // 2, f"demo-{sku.id}-shop", "", WHO, "the shop has sold them"
         )
-        await move(clients.catalog, sold, _now_ms())
+        await move(clients.catalog, sold, wall_ms())
 
 
 async def look_around(clients: Clients, sku_id: str) -> House:
@@ -101,7 +97,7 @@ class Clerk:
     """
 
     def __init__(self, clients: Clients, settings: Settings, campaign_id: str, paying: Sequence[str]) -> None:
-        self._desk = OutboundDesk(clients, guard=settings.guard, settings=settings.warehouse, now_ms=_now_ms)
+        self._desk = OutboundDesk(clients, guard=settings.guard, settings=settings.warehouse, now_ms=wall_ms)
         self._orders = clients.orders
         self._stopped = asyncio.Event()
         self._campaign_id = campaign_id

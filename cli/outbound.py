@@ -6,13 +6,13 @@ from typing import Annotated, Final, TypeVar
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cli.clients import run
 from cli.config import load
-from cli.warehouse import operator
+from cli.texts import table_console
+from cli.who import JsonOption, WhoOption, who_does_it
 from consumers.dead_letter_rules import iso, printable
 from domain.errors import OperationRefusedError
 from domain.order import split_order_id
@@ -20,14 +20,12 @@ from domain.order_state import ReviewStatus
 from domain.settings import Settings
 from warehouse.app import open_outbound
 from warehouse.outbound import Decided, OutboundDesk, Review
-from warehouse.review_rules import LIST_MAX, ORDERS_MAX, WHO_CHARS_MAX, WHY, Deed, wrong_words
+from warehouse.review_rules import LIST_MAX, ORDERS_MAX, WHY, Deed, Place, parse_place, place_text
 
 app = typer.Typer(no_args_is_help=True, help="Outbound review: what is paid, and goes out or back.")
 
 T = TypeVar("T")
 
-FILE_WIDTH: Final = 1_000
-"""Columns of a list that does not go to a terminal."""
 LIST_DEFAULT: Final = 50
 
 
@@ -42,9 +40,7 @@ SomeOrdersArgument = Annotated[
     list[str] | None, typer.Argument(metavar="ORDER", parser=_order_id, help="The orders' ids.")
 ]
 CampaignOption = Annotated[str, typer.Option("--campaign", metavar="ID", help="Only those of this campaign.")]
-WhoOption = Annotated[str, typer.Option("--who", metavar="NAME", help="Who decides. Default: who you are here.")]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="What for; it is kept with the order.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 def _at_desk(work: Callable[[OutboundDesk], Awaitable[T]]) -> T:
@@ -61,16 +57,28 @@ def list_command(
     campaign: CampaignOption = "",
     status: Annotated[ReviewStatus, typer.Option(help="Only those that stand so.")] = ReviewStatus.WAITING,
     limit: Annotated[int, typer.Option(min=1, max=LIST_MAX, help="At most so many.")] = LIST_DEFAULT,
+    after: Annotated[str, typer.Option(metavar="NEXT", help="From where the page before ended, as it told.")] = "",
     json: JsonOption = False,
 ) -> None:
     """List reviews, those that have waited longest first."""
-    found = _at_desk(lambda desk: desk.find(status, campaign_id=campaign, limit=limit))
+    place = _place(after)
+    found = _at_desk(lambda desk: desk.find(status, campaign_id=campaign, after=place, limit=limit))
     if found:
         _print_list(found)
-    more = f"; there may be more, see --limit (now {limit})" if len(found) == limit else ""
-    typer.echo(f"{len(found)} {status.value}{more}")
+    following = place_text(found[-1].place) if len(found) == limit else None
+    typer.echo(f"{len(found)} {status.value}" + (f"; there may be more: --after {following}" if following else ""))
     if json:
-        typer.echo(orjson.dumps({"status": status, "reviews": [one.facts() for one in found]}).decode())
+        facts = {"status": status, "reviews": [one.facts() for one in found], "next": following}
+        typer.echo(orjson.dumps(facts).decode())
+
+
+def _place(text: str) -> Place | None:
+    if not text:
+        return None
+    place = parse_place(text)
+    if place is None:
+        raise typer.BadParameter(f"{text!r} is no place in the list; give what the page before told")
+    return place
 
 
 @app.command()
@@ -79,7 +87,7 @@ def approve(
     *,
     everything: Annotated[bool, typer.Option("--all", help="All that wait of one campaign.")] = False,
     campaign: CampaignOption = "",
-    who: WhoOption = "",
+    who: WhoOption = None,
     why: WhyOption = WHY[Deed.APPROVE],
     json: JsonOption = False,
 ) -> None:
@@ -87,7 +95,7 @@ def approve(
     ids = orders or []
     if everything == bool(ids) or everything != bool(campaign):
         raise typer.BadParameter("give orders, or --all with --campaign ID")
-    who = _words(who, why)
+    who = who_does_it(who, why)
     if everything:
         done, left = _at_desk(functools.partial(approve_all, campaign_id=campaign, who=who, why=why))
     else:
@@ -97,19 +105,24 @@ def approve(
 
 @app.command()
 def reject(
-    orders: OrdersArgument, *, who: WhoOption = "", why: WhyOption = WHY[Deed.REJECT], json: JsonOption = False
+    orders: OrdersArgument, *, who: WhoOption = None, why: WhyOption = WHY[Deed.REJECT], json: JsonOption = False
 ) -> None:
-    """Reject paid orders, all or none: their units go back on sale, and the money to the buyers."""
-    who = _words(who, why)
+    """Reject paid orders, all or none: their units go back to the campaign, and the money to the buyers.
+
+    An approved order may still be rejected as long as its parcel has not left the warehouse; after that: return.
+
+    Units that come back to a closed campaign go on to the warehouse.
+    """
+    who = who_does_it(who, why)
     _tell(Deed.REJECT, _at_desk(lambda desk: desk.reject(_few(orders), who, why)), [], json=json)
 
 
 @app.command(name="return")
 def return_command(
-    orders: OrdersArgument, *, who: WhoOption = "", why: WhyOption = WHY[Deed.RETURN], json: JsonOption = False
+    orders: OrdersArgument, *, who: WhoOption = None, why: WhyOption = WHY[Deed.RETURN], json: JsonOption = False
 ) -> None:
-    """Take in parcels that came back, all or none: back into the warehouse, on sale, and the money to the buyers."""
-    who = _words(who, why)
+    """Take in parcels that came back, all or none: for their campaign again, and the money to the buyers."""
+    who = who_does_it(who, why)
     _tell(Deed.RETURN, _at_desk(lambda desk: desk.take_back(_few(orders), who, why)), [], json=json)
 
 
@@ -143,15 +156,6 @@ def _few(ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
-def _words(who: str, why: str) -> str:
-    """Return who decides, once who and why have been found to be words."""
-    who = who or operator()[:WHO_CHARS_MAX]
-    wrong = wrong_words(who, why)
-    if wrong:
-        raise typer.BadParameter(wrong)
-    return who
-
-
 def _tell(deed: Deed, done: Sequence[Decided], refused: Sequence[str], *, json: bool) -> None:
     """Say what has become of orders; exit code 1 if some were refused."""
     for one in done:
@@ -168,10 +172,11 @@ def _tell(deed: Deed, done: Sequence[Decided], refused: Sequence[str], *, json: 
 
 
 def _print_list(found: Sequence[Review]) -> None:
-    table = Table("order", "SKU", "quantity", "since", "decided by", "why", "in the way", box=None)
+    table = Table(box=None)
+    table.add_column("order", no_wrap=True, overflow="ignore")  # it is to be copied
+    for name in ("SKU", "quantity", "since", "decided by", "why", "in the way"):
+        table.add_column(name, overflow="fold")
     for one in found:
         cells = (one.order_id, one.sku_id, str(one.quantity), iso(one.opened_at_ms), one.who, one.why, one.error)
         table.add_row(*[Text(printable(cell)) for cell in cells])
-    console = Console()
-    console = console if console.is_terminal else Console(width=FILE_WIDTH)
-    console.print(table)
+    table_console().print(table)

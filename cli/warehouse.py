@@ -1,30 +1,27 @@
 """`flashgate warehouse …`: what lies in the warehouses and whose it is; goods that come in, and what the shop sells."""
 
-import getpass
-import secrets
-import time
 from typing import Annotated, Final
 
 import msgspec
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cli.clients import open_clients, run
 from cli.config import load
+from cli.texts import table_console
+from cli.who import JsonOption, KeyOption, WhoOption, key_or_new, who_does_it
+from consumers.dead_letter_rules import iso, printable
 from domain.errors import OutcomeUnknownError
 from domain.settings import Settings
 from warehouse.books import Report, SkuLine
 from warehouse.movements import Moved, Movement, move
-from warehouse.review_rules import WHO_CHARS_MAX
 from warehouse.rules import BookingKind
-from warehouse.view import read_report
+from warehouse.stores import wall_ms
+from warehouse.view import LEDGER_MAX, LedgerRow, read_ledger, read_report
 
 app = typer.Typer(no_args_is_help=True, help="What lies in the warehouses: look, receive, and the shop's own sales.")
 
-FILE_WIDTH: Final = 1_000
-"""Columns of a table that does not go to a terminal."""
 # So that -5 is a number, and refused as one.
 NUMBERS: Final = {"ignore_unknown_options": True}
 
@@ -39,18 +36,7 @@ SkuArgument = Annotated[str, typer.Argument(metavar="SKU", help="The SKU's id.")
 UnitsArgument = Annotated[int, typer.Argument(metavar="N", help="Units, at least 1.")]
 WarehouseOption = Annotated[str, typer.Option(metavar="ID", help="Where; default: wherever there are some.")]
 IntoOption = Annotated[str, typer.Option("--warehouse", metavar="ID", help="Which one they come into; default: main.")]
-KeyOption = Annotated[str, typer.Option(help="Repeat with the same key to be sure: it is done once.")]
-WhoOption = Annotated[str, typer.Option(help="Who does it, for the ledger; default: the user of this computer.")]
 WhyOption = Annotated[str, typer.Option(help="Why, for the ledger.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
-
-
-def operator() -> str:
-    """Return the name of this computer's user, or `unknown` if it has none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # the user has no entry, as in some containers
-        return "unknown"
 
 
 @app.command()
@@ -76,9 +62,7 @@ def show(
 
 
 def _print(report: Report) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
+    console = table_console()
     if not report.skus:
         typer.echo(
             "the catalog is empty; fill it by `./flashgate catalog load FILE`, or `./flashgate warehouse receive SKU N`"
@@ -89,7 +73,9 @@ def _print(report: Report) -> None:
     if any(sku.campaigns for sku in report.skus):
         typer.echo("")
         console.print(_campaign_table(report.skus))
-        typer.echo("given = in file + topped up - withdrawn;  of these, `shipped` have left the house")
+        typer.echo(
+            "given = in file + topped up - withdrawn;  of these, `out now` have left the house and not come back"
+        )
     typer.echo("")
     if report.balanced:
         typer.echo("the books balance: every number is what its ledger comes to")
@@ -99,11 +85,46 @@ def _print(report: Report) -> None:
         typer.echo(f"  {difference}")
 
 
+@app.command()
+def ledger(
+    sku: Annotated[str, typer.Argument(metavar="[SKU]", help="Only this one.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=LEDGER_MAX, help="At most so many.")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """Show what was booked, the newest first: what moved which number by how much, by whom and why."""
+
+    async def work(settings: Settings) -> list[LedgerRow]:
+        async with open_clients(settings) as clients:
+            return await read_ledger(clients.catalog, sku, limit)
+
+    rows = run(work(load()))
+    if json:
+        typer.echo(orjson.dumps({"bookings": [row._asdict() for row in rows]}).decode())
+        return
+    table = Table("at", "kind", box=None)
+    table.add_column("SKU", no_wrap=True)
+    table.add_column("warehouse")
+    for name in ("on hand", "campaigns'", "shop's"):
+        table.add_column(name, justify="right")
+    for name in ("who", "why", "reference"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        moves = [f"{units:+,}" if units else "" for units in (row.on_hand, row.allocated, row.reserved)]
+        cells = (row.who, row.why, row.ref)
+        table.add_row(
+            iso(row.created_at_ms), row.kind, row.sku_id, row.warehouse_id, *moves, *[printable(cell) for cell in cells]
+        )
+    table_console().print(table)
+
+
 def _stock_table(skus: list[SkuLine]) -> Table:
     names = ("on hand", "campaigns'", "shop's", "free", "received", "shipped", "returned")
-    table = Table("SKU", "product", "warehouse", title="units in the warehouses", title_justify="left")
+    table = Table(title="units in the warehouses", title_justify="left")
+    table.add_column("SKU", overflow="fold")
+    table.add_column("product", overflow="fold")
+    table.add_column("warehouse", overflow="fold")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for sku in skus:
         called = ", ".join([sku.product, *(f"{name}={value}" for name, value in sku.attributes.items())])
         for number, line in enumerate(sku.warehouses):
@@ -119,8 +140,10 @@ def _stock_table(skus: list[SkuLine]) -> Table:
 
 
 def _campaign_table(skus: list[SkuLine]) -> Table:
-    table = Table("SKU", "campaign", title="units given to campaigns", title_justify="left")
-    for name in ("given", "in file", "topped up", "withdrawn", "shipped"):
+    table = Table(title="units given to campaigns", title_justify="left")
+    table.add_column("SKU", overflow="fold")
+    table.add_column("campaign", overflow="fold")
+    for name in ("given", "in file", "topped up", "withdrawn", "out now"):
         table.add_column(name, justify="right")
     for sku in skus:
         for number, line in enumerate(sku.campaigns):
@@ -134,13 +157,13 @@ def receive(
     sku: SkuArgument,
     units: UnitsArgument,
     warehouse: IntoOption = "",
-    key: KeyOption = "",
-    who: WhoOption = "",
+    key: KeyOption = None,
+    who: WhoOption = None,
     why: WhyOption = "goods came in",
     json: JsonOption = False,
 ) -> None:
     """Goods came in: add units. A SKU that the catalog does not know is added to it, as a product of its own."""
-    _move(Movement(BookingKind.RECEIVE, sku, units, key, warehouse, who, why), json=json)
+    _move(_movement(BookingKind.RECEIVE, sku, units, key, warehouse, who, why), json=json)
 
 
 @app.command(context_settings=NUMBERS)
@@ -148,13 +171,13 @@ def reserve(
     sku: SkuArgument,
     units: UnitsArgument,
     warehouse: WarehouseOption = "",
-    key: KeyOption = "",
-    who: WhoOption = "",
+    key: KeyOption = None,
+    who: WhoOption = None,
     why: WhyOption = "the shop has sold them",
     json: JsonOption = False,
 ) -> None:
     """The shop has sold units: no campaign can be given them any more."""
-    _move(Movement(BookingKind.RESERVE, sku, units, key, warehouse, who, why), json=json)
+    _move(_movement(BookingKind.RESERVE, sku, units, key, warehouse, who, why), json=json)
 
 
 @app.command(context_settings=NUMBERS)
@@ -162,13 +185,13 @@ def unreserve(
     sku: SkuArgument,
     units: UnitsArgument,
     warehouse: WarehouseOption = "",
-    key: KeyOption = "",
-    who: WhoOption = "",
+    key: KeyOption = None,
+    who: WhoOption = None,
     why: WhyOption = "the shop gives them up",
     json: JsonOption = False,
 ) -> None:
     """The shop gives up units that it has reserved: they are free again."""
-    _move(Movement(BookingKind.UNRESERVE, sku, units, key, warehouse, who, why), json=json)
+    _move(_movement(BookingKind.UNRESERVE, sku, units, key, warehouse, who, why), json=json)
 
 
 @app.command(context_settings=NUMBERS)
@@ -176,24 +199,27 @@ def ship(
     sku: SkuArgument,
     units: UnitsArgument,
     warehouse: WarehouseOption = "",
-    key: KeyOption = "",
-    who: WhoOption = "",
+    key: KeyOption = None,
+    who: WhoOption = None,
     why: WhyOption = "the shop has shipped them",
     json: JsonOption = False,
 ) -> None:
     """Units that the shop has reserved leave the house; for a campaign's parcels there is `outbound approve`."""
-    _move(Movement(BookingKind.SHIP, sku, units, key, warehouse, who, why), json=json)
+    _move(_movement(BookingKind.SHIP, sku, units, key, warehouse, who, why), json=json)
+
+
+def _movement(
+    kind: BookingKind, sku: str, units: int, key: str | None, warehouse: str, who: str | None, why: str
+) -> Movement:
+    return Movement(kind, sku, units, key_or_new(key), warehouse, who_does_it(who, why), why)
 
 
 def _move(movement: Movement, *, json: bool) -> None:
-    movement = movement._replace(
-        key=movement.key or secrets.token_hex(8), who=movement.who or operator()[:WHO_CHARS_MAX]
-    )
 
     async def work(settings: Settings) -> tuple[Moved, SkuLine]:
         async with open_clients(settings) as clients:
             try:
-                moved = await move(clients.catalog, movement, int(time.time() * 1_000))
+                moved = await move(clients.catalog, movement, wall_ms())
             except OutcomeUnknownError as error:
                 raise OutcomeUnknownError(f"{error}\nTo be sure, repeat it with --key {movement.key}") from error
             (line,) = (await read_report(clients.catalog, movement.sku_id)).skus

@@ -141,7 +141,7 @@ class ParcelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the warehouse had, or has, to do for the order."""
 
     kind: str
-    """`ship` or `return`."""
+    """`ship`, `cancel` or `return`."""
     who: str
     why: str
     created_at_ms: int

@@ -144,7 +144,12 @@ def _outbound(review: ReviewFacts | None, parcels: Sequence[ParcelFacts]) -> Ite
         if review.decided_at_ms is not None:
             decided = _DECIDED.get(review.status, review.status)
             yield Line(review.decided_at_ms, "review", f"{decided}: {_said(review.who, review.why)}")
-    words = {"ship": ("to be shipped", "has left the warehouse"), "return": ("came back", "back in the warehouse")}
+    stays = any(one.kind == "cancel" and one.done_at_ms is not None and not one.error for one in parcels)
+    words = {
+        "ship": ("to be shipped", "is not shipped any more" if stays else "has left the warehouse"),
+        "cancel": ("not to be shipped any more", "stays in the warehouse" if stays else "had left the warehouse"),
+        "return": ("came back", "back in the warehouse"),
+    }
     for one in parcels:
         owed, done = words.get(one.kind, (one.kind, f"{one.kind} done"))
         tried = f", refused {one.attempts} times by the warehouse: {one.error}" if one.error else ""
@@ -153,7 +158,7 @@ def _outbound(review: ReviewFacts | None, parcels: Sequence[ParcelFacts]) -> Ite
             yield Line(one.done_at_ms, "parcel", done)
 
 
-_DECIDED: Final = {"shipped": "approved", "returning": "taken back", "returned": "taken back"}
+_DECIDED: Final = {"shipped": "approved", "rejecting": "rejected", "returning": "taken back", "returned": "taken back"}
 """Status of a review → what was decided last, where the two are called differently."""
 
 
@@ -217,6 +222,8 @@ def _of_row(story: Story, row: RowFacts) -> str:
     if status == OrderStatus.PAID:
         return "paid; its units are sold, and it waits for approval"
     if status == OrderStatus.APPROVED:
+        if any(one.kind == "cancel" and one.done_at_ms is None for one in story.parcels):
+            return f"approved, and rejected since; the warehouse has to keep its parcel{_in_the_way(story)}"
         return f"approved; it waits for shipping{_in_the_way(story)}"
     if status == OrderStatus.SHIPPED:
         if any(one.kind == "return" and one.done_at_ms is None for one in story.parcels):
@@ -228,7 +235,7 @@ def _of_row(story: Story, row: RowFacts) -> str:
         text += f"; a release is owed to Redis since {iso(owed[0].created_at_ms)}"
         text += f" (tried {owed[0].attempts} times: {owed[0].error})" if owed[0].attempts else ""
     elif story.returns:
-        text += f"; its units went back on sale {iso(max(one.done_at_ms or 0 for one in story.returns))}"
+        text += f"; its units went back to the campaign {iso(max(one.done_at_ms or 0 for one in story.returns))}"
     due = [one for one in story.payments if one.status in {PaymentStatus.REACQUIRING, PaymentStatus.REFUND_DUE}]
     if due:
         wants = "units are being looked for" if due[0].status == PaymentStatus.REACQUIRING else "its refund is due"

@@ -41,6 +41,15 @@ class CampaignState(StrEnum):
     CLOSED = "closed"
 
 
+MOVES: Final = {
+    "open": (CampaignState.OPEN, (CampaignState.LOADED,)),
+    "pause": (CampaignState.PAUSED, (CampaignState.OPEN,)),
+    "resume": (CampaignState.OPEN, (CampaignState.PAUSED,)),
+    "close": (CampaignState.CLOSED, (CampaignState.LOADED, CampaignState.OPEN, CampaignState.PAUSED)),
+}
+"""What an operator does → the state it leads to, and those that it may come from."""
+
+
 class SkuState(StrEnum):
     """What buyers are told of a SKU."""
 

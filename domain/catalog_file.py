@@ -69,8 +69,16 @@ def parse_catalog(text: str, *, source: str) -> Catalog:
         once("warehouse", warehouse.id, ["warehouse", number, "id"])
     for number, product in enumerate(catalog.product):
         once("product", product.id, ["product", number, "id"])
+        known: dict[tuple[tuple[str, str], ...], str] = {}
         for position, sku in enumerate(product.sku):
-            once("SKU", sku.id, ["product", number, "sku", position, "id"])
+            path: list[str | int] = ["product", number, "sku", position, "id"]
+            once("SKU", sku.id, path)
+            twin = known.setdefault(tuple(sorted(sku.attributes.items())), sku.id)
+            if sku.attributes and twin != sku.id:
+                raise ConfigError(
+                    f"{toml_source.place(source, text, path)}: {sku.id!r} has the attributes of {twin!r}; each SKU of "
+                    f"a product has values of its own"
+                )
     if not seen:
         raise ConfigError(f"{source}: there is no [[product]] and no [[warehouse]] in it")
     return catalog

@@ -85,6 +85,8 @@ class ReviewStatus(StrEnum):
     WAITING = "waiting"
     APPROVED = "approved"
     """To be shipped: the warehouse's stock has not been taken yet."""
+    REJECTING = "rejecting"
+    """Approved, and then rejected: the warehouse has not been told yet that the parcel stays."""
     SHIPPED = "shipped"
     REJECTED = "rejected"
     RETURNING = "returning"

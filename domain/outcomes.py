@@ -151,6 +151,16 @@ class WithdrawOutcome(IntEnum):
     CORRUPT_STOCK = -3
 
 
+class AdjustOutcome(IntEnum):
+    """Decision of `adjust_stock.lua` about a campaign that recovery brings to the catalog."""
+
+    ALREADY_OPEN = 0
+    ADJUSTED = 1
+    MOVED = -1
+    """It is not any more as recovery saw it."""
+    CORRUPT_STOCK = -3
+
+
 class GuardOutcome(IntEnum):
     """What `take_guard.lua` says."""
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from adapters.draws import DrawReply, DrawRequest, draw
 from adapters.kafka import create_topics
 from adapters.kafka_reader import TopicReader
-from adapters.mysql import connect_pool, orders_dsn, points_dsn
+from adapters.mysql import catalog_dsn, connect_pool, orders_dsn, points_dsn
 from adapters.process import run_process, run_until_told
 from adapters.redis import ANSWERS_LOST, ScriptChannel, make_client
 from adapters.stock import Attempt, BatchReply, OrderRequest, admit, list_campaigns, read_attempts
@@ -266,10 +266,12 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
     client = make_client(settings.redis)
     blocking = make_client(settings.redis, connections_max=2, block_ms=settings.relay.block_ms)
     orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
+    catalog = connect_pool(catalog_dsn(settings.mysql), settings.mysql)
     sources = RecoverySources(
         lambda: TopicReader(settings.kafka, TOPIC_ORDERS_ACCEPTED),
-        orders,
         lambda: TopicReader(settings.kafka, TOPIC_DRAWS_LOG),
+        orders,
+        catalog,
     )
     metrics = RelayMetrics()
     publisher = KafkaPublisher(settings.kafka, metrics.recreated)
@@ -279,6 +281,7 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
         await client.aclose()
         await blocking.aclose()
         await orders.close()
+        await catalog.close()
 
     relay = Relay(
         settings.relay,

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Final, NamedTuple
 
+from adapters.catalog import CatalogCampaign, read_campaign
 from adapters.kafka_reader import TopicReader
 from adapters.mysql import Pool, query, transaction
 from domain.draw_events import DrawLog, decode_draw_log
@@ -45,14 +46,22 @@ class RecoverySources:
 
     Args:
         open_topic: returns a reader of the topic of accepted orders.
-        pool: the database fg_orders.
         open_log: returns a reader of the topic of lotteries' logs.
+        pool: the database fg_orders.
+        catalog: the database fg_catalog.
     """
 
-    def __init__(self, open_topic: Callable[[], TopicReader], pool: Pool, open_log: Callable[[], TopicReader]) -> None:
+    def __init__(
+        self,
+        open_topic: Callable[[], TopicReader],
+        open_log: Callable[[], TopicReader],
+        pool: Pool,
+        catalog: Pool,
+    ) -> None:
         self._open_topic = open_topic
         self._open_log = open_log
         self._pool = pool
+        self._catalog = catalog
 
     async def events_since(self, campaign_id: str, since_ms: int) -> AsyncIterator[OrderAccepted]:
         """Yield the campaign's events that Kafka has got since then (Unix ms), repeated ones included.
@@ -109,6 +118,15 @@ class RecoverySources:
         """
         rows = await query(self._pool, _REACQUIRING, (campaign_id, PaymentStatus.REACQUIRING))
         return [Reacquisition(*row) for row in rows]
+
+    async def catalog(self, campaign_id: str) -> CatalogCampaign | None:
+        """Return what the catalog has of a campaign; None if it does not know it.
+
+        Raises:
+            BackendError: MySQL is not there.
+            PoisonRecordError: its definition cannot be read.
+        """
+        return await read_campaign(self._catalog, campaign_id)
 
     async def return_again(self, campaign_id: str, since_ms: int) -> None:
         """Have second deductions be given back once more that were since then (Unix ms): Redis knows which it has.

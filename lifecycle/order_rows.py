@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from adapters.mysql import Pool, insert_many, query, transaction
 from adapters.order_tables import INSERT_CHANGES, INSERT_LEDGER, INSERT_RETURNS, NONCE_BYTES, RELEASE, TAKE
 from domain.errors import BackendError
-from domain.order_state import FOLLOWS, OrderStatus
+from domain.order_state import FOLLOWS, OrderStatus, ReviewStatus
 from domain.outbox import START
 from lifecycle.rules import is_due
 
@@ -209,6 +209,11 @@ async def _write_ledger(cursor: Any, orders: Sequence[OrderFacts], kind: str, no
         units[one.campaign_id, one.sku_id] += one.quantity
     for key in sorted(units):
         await cursor.execute(_SOLD, (units[key] if kind == TAKE else -units[key], *key))
+
+
+def review_row(order: OrderFacts, opened_at_ms: int) -> tuple[str | int, ...]:
+    """Return the values that INSERT_REVIEWS takes, of a review that waits."""
+    return order.order_id, order.campaign_id, order.sku_id, order.quantity, ReviewStatus.WAITING, 1, opened_at_ms
 
 
 def _hold(order: OrderFacts) -> tuple[str, int]:

@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from adapters.mysql import Pool, insert_many, query, transaction
 from adapters.order_tables import INSERT_REVIEWS
-from domain.order_state import ACTIVE, OrderStatus, PaymentStatus, ReviewStatus
-from lifecycle.order_rows import OrderFacts, lock_counters, lock_order, move, take_again
+from domain.order_state import ACTIVE, OrderStatus, PaymentStatus
+from lifecycle.order_rows import OrderFacts, lock_counters, lock_order, move, review_row, take_again
 from lifecycle.rules import after_charge, after_decline, after_refund, is_due, is_prize, payment_id
 
 ERROR_TEXT_MAX: Final = 255
@@ -256,8 +256,7 @@ async def send_back(cursor: Any, order_ids: Sequence[str], now_ms: int) -> int: 
 
 async def _open_review(cursor: Any, order: OrderFacts, now_ms: int) -> None:  # noqa: ANN401
     """Have an order that has just been paid be reviewed before it goes out."""
-    row = (order.order_id, order.campaign_id, order.sku_id, order.quantity, ReviewStatus.WAITING, 1, now_ms)
-    await insert_many(cursor, INSERT_REVIEWS, [row])
+    await insert_many(cursor, INSERT_REVIEWS, [review_row(order, now_ms)])
 
 
 async def _counter_of(cursor: Any, order_id: str) -> tuple[str, str]:  # noqa: ANN401

@@ -14,6 +14,7 @@ from gateway.app import RELAY_TOPICS
 from lifecycle.app import LIFECYCLE_TOPICS
 from stack.servers import Endpoints, LocalStack
 from tests import switches
+from tests.support.house import House, new_house
 from tests.support.lanes import LANES, in_lane
 from tests.support.shop import shop_settings
 
@@ -68,3 +69,10 @@ def lane(request: pytest.FixtureRequest) -> str:
 def settings(shared_settings: Settings, lane: str) -> Settings:
     """Return the settings of a test."""
     return in_lane(shared_settings, lane)
+
+
+@pytest_asyncio.fixture
+async def house(settings: Settings) -> AsyncIterator[House]:
+    """Return goods of a test's own, and campaigns that share them."""
+    async with new_house(settings) as made:
+        yield made

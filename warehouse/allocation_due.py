@@ -7,6 +7,7 @@ carries it out at once; if he died over it, the process `flashgate consume wareh
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from adapters.catalog import bring_counters
 from adapters.mysql import Pool, query, transaction
 
 GRACE_MS: Final = 1_000
@@ -38,7 +39,7 @@ _DUE: Final = (
     "WHERE done_at_ms IS NULL AND next_at_ms <= %s ORDER BY next_at_ms LIMIT %s"
 )
 _DONE: Final = (
-    "UPDATE allocation_due SET done_at_ms = %s, error = %s "
+    "UPDATE allocation_due SET done_at_ms = %s, error = %s, previous = NULL "
     "WHERE campaign_id = %s AND ref = %s AND units = %s AND done_at_ms IS NULL"
 )
 _LATER: Final = (
@@ -70,7 +71,7 @@ class Due(NamedTuple):
     units: int = 0
     load_no: int = 0
     previous: str | None = None
-    """A load's: the definition before it, as JSON; None if there was none."""
+    """A load's: the definition before it, as JSON; None if there was none, or the load is done."""
     attempts: int = 0
     done_at_ms: int | None = None
     error: str = ""
@@ -132,6 +133,16 @@ async def note_done(catalog: Pool, due: Due, now_ms: int, error: str = "") -> No
 async def end(cursor: Any, due: Due, now_ms: int, error: str = "") -> None:  # noqa: ANN401
     """Note it within a transaction."""
     await cursor.execute(_DONE, (now_ms, error[:ERROR_CHARS_MAX], due.campaign_id, due.ref, due.units))
+
+
+async def follow(catalog: Pool, orders: Pool, due: Due, now_ms: int) -> None:
+    """Have fg_orders take over what the catalog has allocated, which is the last of every step, and note it done.
+
+    Raises:
+        BackendError: MySQL could not do it now; may be repeated.
+    """
+    await bring_counters(catalog, orders, due.campaign_id)
+    await note_done(catalog, due, now_ms)
 
 
 async def put_off(catalog: Pool, due: Due, next_at_ms: int, error: str) -> None:

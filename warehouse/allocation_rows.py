@@ -135,12 +135,12 @@ async def allocate(cursor: Any, reason: Reason, units: Mapping[str, int], after:
     """
     stock = await lock_stock(cursor, units)
     parts: dict[tuple[str, str], int] = {}
-    short: list[tuple[str, int, int]] = []
+    short: list[tuple[str, int, int | None]] = []
     for sku_id, wanted in sorted(units.items()):
         room = [(row.warehouse_id, row.free) for row in stock.get(sku_id, [])]
         taken = spread(wanted, room)
         if taken is None:
-            short.append((sku_id, wanted, sum(free for _, free in room)))
+            short.append((sku_id, wanted, sum(free for _, free in room) if room else None))
         for warehouse_id, part in (taken or {}).items():
             parts[sku_id, warehouse_id] = part
     if short:
@@ -220,11 +220,12 @@ def _bookings(reason: Reason, kind: BookingKind, parts: Mapping[tuple[str, str],
     ]
 
 
-def _too_few(short: Sequence[tuple[str, int, int]]) -> str:
-    """Return what is said of SKUs that are short: (SKU, units wanted, units free)."""
+def _too_few(short: Sequence[tuple[str, int, int | None]]) -> str:
+    """Return what is said of SKUs that are short: (SKU, units wanted, units free; None: no warehouse has it)."""
     named = "; ".join(
-        f"SKU {sku_id!r} needs {wanted} units and {free_units} are free: "
-        f"./flashgate warehouse receive {sku_id} {wanted - free_units}"
+        f"SKU {sku_id!r} needs {wanted} more units and "
+        + ("no warehouse has ever had it (is its id right?): " if free_units is None else f"{free_units} are free: ")
+        + f"./flashgate warehouse receive {sku_id} {wanted - (free_units or 0)}"
         for sku_id, wanted, free_units in short[:_SHORT_NAMED_MAX]
     )
     more = f"; and {len(short) - _SHORT_NAMED_MAX} more SKUs" if len(short) > _SHORT_NAMED_MAX else ""

@@ -3,53 +3,17 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
-import redis.asyncio as redis
 from prometheus_client import REGISTRY
 
-from adapters.mysql import Pool, catalog_dsn, connect_pool, orders_dsn
 from adapters.process import run_process, run_until_told
-from adapters.redis import ScriptChannel, make_client
 from adapters.rounds import RoundsMetrics
+from adapters.stores import open_stores
 from domain.settings import Settings
 from warehouse.keeper import WarehouseKeeper
 from warehouse.metrics import warehouse_metrics
 from warehouse.outbound import OutboundDesk
 from warehouse.stores import wall_ms
-
-
-@dataclass(frozen=True, slots=True)
-class OpenStores:
-    """Implements `warehouse.stores.Stores`."""
-
-    catalog: Pool
-    orders: Pool
-    channel: ScriptChannel
-    client: "redis.Redis"
-
-
-@contextlib.asynccontextmanager
-async def open_stores(settings: Settings) -> AsyncIterator[OpenStores]:
-    """Yield clients of both schemas and of Redis, which connect when they are first used, and close them.
-
-    Raises:
-        ConfigError: a DSN is none.
-    """
-    mysql = settings.mysql
-    stores = OpenStores(
-        connect_pool(catalog_dsn(mysql), mysql),
-        connect_pool(orders_dsn(mysql), mysql),
-        ScriptChannel(settings.redis),
-        make_client(settings.redis),
-    )
-    try:
-        yield stores
-    finally:
-        await stores.channel.close()
-        await stores.client.aclose()
-        await stores.orders.close()
-        await stores.catalog.close()
 
 
 @contextlib.asynccontextmanager

@@ -8,14 +8,13 @@ import logging
 from typing import Final, NamedTuple
 
 from adapters.campaign_stock import load_campaign
-from adapters.catalog import bring_counters
 from adapters.lotteries import fields_of_kind
 from adapters.mysql import DataRefusedError
 from adapters.redis import ScriptFailedError
-from adapters.stock import read_fence, read_snapshot
+from adapters.stock import read_fence, read_load_no, read_snapshot
 from domain.backoff import pause_s
 from domain.campaign import Campaign, CampaignState
-from domain.errors import BackendError, FencedError, OperationRefusedError
+from domain.errors import BackendError, FencedError, OperationRefusedError, PoisonRecordError
 from domain.failpoints import reach
 from domain.settings import WarehouseSettings
 from warehouse import allocation_due, closing, loads, topups
@@ -24,6 +23,15 @@ from warehouse.stores import Stores, wall_ms
 
 log = logging.getLogger(__name__)
 
+IN_THE_WAY: Final = (
+    FencedError,
+    OperationRefusedError,
+    ScriptFailedError,
+    DataRefusedError,
+    PoisonRecordError,
+    loads.LoadBehindError,
+)
+"""What stands in the way of one campaign, and holds up no other."""
 LOADS_MAX: Final = 5
 """Loads of others that a load carries out before it gives up."""
 
@@ -59,7 +67,8 @@ async def load_into(stores: Stores, campaign: Campaign, *, who: str = "", now_ms
     more = await fields_of_kind(stores.catalog, campaign)
     for _ in range(LOADS_MAX):
         foreseen = await load_campaign(stores.channel, campaign, check_only=True, more_fields=more)
-        begun = await loads.begin(stores, campaign, foreseen, who=who, now_ms=now_ms)
+        seen_no = await read_load_no(stores.client, campaign.id)
+        begun = await loads.begin(stores, campaign, foreseen, who=who, now_ms=now_ms, seen_no=seen_no)
         if begun is None:
             return "unchanged"
         if begun.is_mine:
@@ -70,7 +79,7 @@ async def load_into(stores: Stores, campaign: Campaign, *, who: str = "", now_ms
         try:
             await loads.carry_out(stores, begun.due, now_ms)
         except OperationRefusedError as error:
-            log.warning("%s is refused, and undone: %s", begun.due.ref, error)
+            log.warning("%s: %s", begun.due.ref, error)
     raise BackendError(f"campaign {campaign.id!r}: others are loading it; try again")
 
 
@@ -97,9 +106,10 @@ async def top_up_stock(
     await _allocated_in_redis(stores, campaign_id, sku_id)
     due = await topups.begin(stores, campaign_id, sku_id, units, key, who=who, why=why, now_ms=now_ms)
     reach("warehouse.after_allocate")
-    if due.done_at_ms is not None:
+    done = None if due.done_at_ms is not None else await topups.carry_out(stores, due, now_ms)
+    if done is None:
         return ToppedUp(await _allocated_in_redis(stores, campaign_id, sku_id), added=False)
-    return ToppedUp(*await topups.carry_out(stores, due, now_ms))
+    return ToppedUp(*done)
 
 
 async def _allocated_in_redis(stores: Stores, campaign_id: str, sku_id: str) -> int:
@@ -127,8 +137,10 @@ async def close_campaign(stores: Stores, campaign_id: str, *, now_ms: int | None
         raise OperationRefusedError(f"there is no campaign {campaign_id!r}; load its file first")
     due = await closing.begin(stores, campaign_id, now_ms=now_ms)
     if due is None:
-        await closing.settle(stores, campaign_id, now_ms)  # the first close may not have come so far
-        raise OperationRefusedError(f"campaign {campaign_id!r} is closed already; nothing was changed")
+        late = sum((await closing.settle(stores, campaign_id, now_ms) or {}).values())
+        # The first close may have died before it came so far.
+        done = f"{late} units that were left have gone back to the warehouse now" if late else "nothing was changed"
+        raise OperationRefusedError(f"campaign {campaign_id!r} is closed already; {done}")
     await closing.carry_out(stores, due, now_ms)
     returned = await closing.withdrawn_from(stores, campaign_id)
     return Closed(CampaignState.CLOSED, {sku_id: units for sku_id, units in returned.items() if units})
@@ -150,8 +162,7 @@ async def carry_out(stores: Stores, due: Due, now_ms: int) -> None:
         case DueKind.CLOSE:
             await closing.carry_out(stores, due, now_ms)
         case DueKind.COUNTERS:
-            await bring_counters(stores.catalog, stores.orders, due.campaign_id)
-            await allocation_due.note_done(stores.catalog, due, now_ms)
+            await allocation_due.follow(stores.catalog, stores.orders, due, now_ms)
 
 
 async def finish_due(stores: Stores, settings: WarehouseSettings, now_ms: int) -> int:
@@ -166,7 +177,7 @@ async def finish_due(stores: Stores, settings: WarehouseSettings, now_ms: int) -
     for due in found:
         try:
             await carry_out(stores, due, now_ms)
-        except (FencedError, OperationRefusedError, ScriptFailedError, DataRefusedError) as refused:
+        except IN_THE_WAY as refused:
             log.error("%s is put off: %s", due.ref, refused)  # noqa: TRY400 -- it says it all
             wait_s = pause_s(due.attempts, settings.retry_initial_s, settings.retry_max_s)
             await allocation_due.put_off(stores.catalog, due, now_ms + round(1_000 * wait_s), str(refused))
@@ -199,7 +210,7 @@ async def settle_closed(stores: Stores, settings: WarehouseSettings, now_ms: int
             except (FencedError, ScriptFailedError) as refused:
                 log.info("campaign %s cannot be settled now: %s", campaign_id, refused)
                 waiting = refused if isinstance(refused, FencedError) else waiting
-            except (OperationRefusedError, DataRefusedError) as refused:
+            except IN_THE_WAY as refused:
                 log.warning("campaign %s cannot be settled: %s", campaign_id, refused)
     if everything and waiting is not None:
         raise waiting

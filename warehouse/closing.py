@@ -8,8 +8,7 @@ to the closed campaign: it is asked again for as long as anything of it has not 
 import contextlib
 from typing import Final
 
-from adapters.campaign_stock import NotClosedError, withdraw
-from adapters.catalog import bring_counters
+from adapters.campaign_stock import withdraw
 from adapters.lotteries import move
 from adapters.mysql import query, transaction
 from adapters.stock import read_fence
@@ -74,7 +73,7 @@ async def carry_out(stores: Stores, due: Due, now_ms: int) -> None:
 
 
 async def settle(stores: Stores, campaign_id: str, now_ms: int) -> dict[str, int] | None:
-    """Withdraw what a closed campaign has, and free it.
+    """Have Redis close a campaign that the catalog has closed, withdraw what it has, and free that.
 
     Returns:
         SKU id → units that this call has freed; None if Redis does not know the campaign.
@@ -86,12 +85,10 @@ async def settle(stores: Stores, campaign_id: str, now_ms: int) -> dict[str, int
     run_id, _ = await read_fence(stores.client, campaign_id)
     if run_id is None:
         return None
-    try:
-        withdrawn = await withdraw(stores.channel, campaign_id)
-    except NotClosedError:
-        with contextlib.suppress(OperationRefusedError):  # a rival has been faster
-            await move(stores.channel, stores.client, campaign_id, "close")
-        withdrawn = await withdraw(stores.channel, campaign_id)
+    # A sale's close needs no recovery, withdrawing does: a Redis from before the close is not to sell until then.
+    with contextlib.suppress(OperationRefusedError):  # it was closed before
+        await move(stores.channel, stores.client, campaign_id, "close")
+    withdrawn = await withdraw(stores.channel, campaign_id)
     reach("warehouse.after_withdraw")
     return await free_withdrawn(stores, campaign_id, withdrawn, now_ms)
 
@@ -120,8 +117,7 @@ async def free_withdrawn(stores: Stores, campaign_id: str, withdrawn: dict[str, 
         ref = f"withdraw {campaign_id} {sum(one.version for one in allocations.values())}"
         await free(cursor, Reason(campaign_id, ref, "", "unsold at the close", now_ms), units, after)
         counters = await allocation_due.write_counters(cursor, campaign_id, now_ms)
-    await bring_counters(stores.catalog, stores.orders, campaign_id)
-    await allocation_due.note_done(stores.catalog, counters, now_ms)
+    await allocation_due.follow(stores.catalog, stores.orders, counters, now_ms)
     return units
 
 

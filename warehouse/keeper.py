@@ -1,6 +1,7 @@
 """The warehouse's keeper: what the catalog, the orders and Redis owe one another and nobody waits for.
 
-It has parcels leave and come back that fg_orders has decided on, finishes loads, top-ups and closes of campaigns that
+It has parcels leave, stay and come back that fg_orders has decided on, opens reviews of paid orders that have none
+because an older version made them paid, finishes loads, top-ups and closes of campaigns that
 whoever began them has not, and gives back to the warehouse what comes back to closed campaigns. Each of these is found
 in MySQL, done, and then noted as done, so that a keeper that dies leaves nothing undone and nothing done twice; several
 may run.
@@ -11,12 +12,14 @@ from typing import Final
 
 from adapters.rounds import Rounds, RoundsMetrics, Work
 from domain.settings import WarehouseSettings
-from warehouse import campaigns, steps
+from warehouse import campaigns, missing_reviews, steps
 from warehouse.rules import BookingKind
 from warehouse.stores import Stores
 
 STEPS_AT_ONCE: Final = 100
 """Parcels that one transaction of each schema moves."""
+REVIEWS_POLL_S: Final = 60.0
+"""How often paid orders without a review are looked for: there are none, unless an old process is still about."""
 
 
 class WarehouseKeeper:
@@ -40,7 +43,9 @@ class WarehouseKeeper:
         poll_s = settings.poll_ms / 1000
         works = {
             "ship": Work(self.ship, poll_s),
+            "cancel": Work(self.cancel, poll_s),
             "return": Work(self.take_back, poll_s),
+            "review": Work(self.open_reviews, REVIEWS_POLL_S),
             "finish": Work(self.finish, poll_s),
             "settle": Work(self.settle, settings.settle_poll_s),
         }
@@ -70,9 +75,19 @@ class WarehouseKeeper:
         """Have approved orders leave the house; returns how many were taken up."""
         return await self._carry_out("ship", BookingKind.SHIP)
 
+    async def cancel(self) -> int:
+        """Have parcels stay in the house that were approved and then rejected; returns how many were taken up."""
+        return await self._carry_out("cancel", BookingKind.CANCEL)
+
     async def take_back(self) -> int:
         """Take in parcels that came back; returns how many were taken up."""
         return await self._carry_out("return", BookingKind.RETURN)
+
+    async def open_reviews(self) -> int:
+        """Open reviews of paid orders that have none; returns how many."""
+        count = await missing_reviews.open_missing(self._stores.orders, self._settings.batch_max)
+        self._metrics.done("review", count)
+        return count
 
     async def finish(self) -> int:
         """Finish loads, top-ups and closes of campaigns that were left half done; returns how many were taken up."""

@@ -16,7 +16,7 @@ from adapters.lotteries import fields_of_kind
 from adapters.mysql import transaction
 from adapters.stock import read_fence
 from domain.campaign import LOTTERY, Campaign
-from domain.errors import OperationRefusedError
+from domain.errors import FlashgateError, OperationRefusedError
 from domain.failpoints import reach
 from warehouse import allocation_due, closing
 from warehouse.allocation_due import Due, DueKind
@@ -37,6 +37,14 @@ _DEFINE: Final = (
 )
 
 
+class LoadBehindError(FlashgateError):
+    """Redis has taken a later load than the catalog knows of: the catalog is older than it was. Nothing was freed."""
+
+
+class LoadedAsItWasError(OperationRefusedError):
+    """Redis had lost the campaign: it has been loaded with what was allocated, and nothing could be lowered."""
+
+
 class Begun(NamedTuple):
     """What the catalog made of a file."""
 
@@ -55,7 +63,9 @@ class Facts(NamedTuple):
     """SKU id → units of top-ups that Redis may not have heard of."""
 
 
-async def begin(stores: Stores, campaign: Campaign, foreseen: str, *, who: str, now_ms: int) -> Begun | None:
+async def begin(
+    stores: Stores, campaign: Campaign, foreseen: str, *, who: str, now_ms: int, seen_no: int = 0
+) -> Begun | None:
     """Allocate what a file wants more of, all or nothing, and write down that Redis is owed the load.
 
     Args:
@@ -64,6 +74,7 @@ async def begin(stores: Stores, campaign: Campaign, foreseen: str, *, who: str, 
         foreseen: what Redis said would come of it: `created`, `updated` or `unchanged`.
         who: loads it.
         now_ms: wall clock.
+        seen_no: number of the last load that Redis has taken.
 
     Returns:
         None if nothing has changed.
@@ -91,7 +102,7 @@ async def begin(stores: Stores, campaign: Campaign, foreseen: str, *, who: str, 
             )
         if same and foreseen == "unchanged":
             return None
-        load_no = row.load_no + 1
+        load_no = max(row.load_no, seen_no) + 1
         due = Due(
             campaign.id,
             f"load {campaign.id} {load_no}",
@@ -149,32 +160,49 @@ async def carry_out(stores: Stores, due: Due, now_ms: int, *, is_new: bool = Fal
             Else, if Redis does not know it, it has lost it: it is created with its gate closed.
 
     Raises:
+        LoadedAsItWasError: done, but for what was to be lowered.
         OperationRefusedError: refused; what was allocated for it is free again, and the file before is the one that
             counts.
+        LoadBehindError: the catalog was set back; the load stays due.
         FencedError: not before recovery is done; the load stays due.
         BackendError: the load stays due.
     """
     facts = await _read(stores, due)
     if facts is None:
         return
+    lowers_lost = not is_new and bool(_falling(facts)) and await _is_lost(stores, facts.campaign)
+    if lowers_lost:
+        # Redis may have taken this load before it lost all: what rose may be sold, and what fell as well.
+        facts = await _raise_to_allocated(stores, due)
+        if facts is None:
+            return
     await bring_counters(stores.catalog, stores.orders, due.campaign_id)  # no order may arrive before its counter
     if facts.closed and facts.campaign.campaign.kind == LOTTERY:
         await closing.owe_again(stores, due.campaign_id, now_ms)  # one that Redis has lost is not created closed
     try:
-        await _load_into_redis(stores, due, facts, is_new=is_new)
+        done = await _load_into_redis(stores, due, facts, is_new=is_new)
     except OperationRefusedError as error:
         await _undo(stores, due, str(error), now_ms)
         raise
+    if done == "stale":
+        if await _read(stores, due) is None:
+            return
+        raise LoadBehindError(
+            f"campaign {due.campaign_id!r}: Redis has taken a later load than number {due.load_no}, which is the "
+            f"catalog's last; if the catalog was restored from a backup, compare it with Redis first"
+        )
     reach("warehouse.after_redis")
     await _free_what_fell(stores, due, now_ms)
-    await bring_counters(stores.catalog, stores.orders, due.campaign_id)
-    await allocation_due.note_done(stores.catalog, due, now_ms)
+    await allocation_due.follow(stores.catalog, stores.orders, due, now_ms)
+    if lowers_lost:
+        raise LoadedAsItWasError(
+            f"Redis had lost campaign {due.campaign_id!r}: it is loaded with what was allocated to it; lower its stock "
+            f"once recovery has compared"
+        )
 
 
-async def _load_into_redis(stores: Stores, due: Due, facts: Facts, *, is_new: bool) -> None:
-    if not is_new and _falling(facts) and await _is_lost(stores, facts.campaign):
-        raise OperationRefusedError("Redis has lost this campaign, so that stock cannot be lowered")
-    await campaign_stock.load_campaign(
+async def _load_into_redis(stores: Stores, due: Due, facts: Facts, *, is_new: bool) -> str:
+    return await campaign_stock.load_campaign(
         stores.channel,
         facts.campaign,
         gate_closed=not is_new,
@@ -198,6 +226,24 @@ async def _read(stores: Stores, due: Due) -> Facts | None:
         allocations = await read_allocations(cursor, due.campaign_id)
     campaign = msgspec.json.decode(row.definition, type=Campaign)
     return Facts(campaign, row.closed_at_ms is not None, allocations, pending)
+
+
+async def _raise_to_allocated(stores: Stores, due: Due) -> Facts | None:
+    """Have the file of a load that is under way ask for no less than is allocated; None if it has been carried out."""
+    async with transaction(stores.catalog) as cursor:
+        row = await lock_known(cursor, due.campaign_id)
+        found = await allocation_due.find(cursor, due.campaign_id, due.ref)
+        if found is None or found.done_at_ms is not None or row.load_no != due.load_no:
+            return None
+        allocations = await read_allocations(cursor, due.campaign_id)
+        campaign = msgspec.json.decode(row.definition, type=Campaign)
+        skus = tuple(
+            msgspec.structs.replace(sku, stock=max(sku.stock, allocations[sku.id].in_file)) for sku in campaign.sku
+        )
+        campaign = msgspec.structs.replace(campaign, sku=skus)
+        facts = (campaign.campaign.kind, campaign.opens_ms, campaign.closes_ms, msgspec.json.encode(campaign).decode())
+        await cursor.execute(_DEFINE, (*facts, due.load_no, due.campaign_id))
+    return await _read(stores, due)
 
 
 def _falling(facts: Facts) -> dict[str, int]:
@@ -257,5 +303,4 @@ async def _undo(stores: Stores, due: Due, error: str, now_ms: int) -> None:
         await free(cursor, reason, risen, after)
         await allocation_due.end(cursor, due, now_ms, error)
         counters = await allocation_due.write_counters(cursor, due.campaign_id, now_ms)
-    await bring_counters(stores.catalog, stores.orders, due.campaign_id)
-    await allocation_due.note_done(stores.catalog, counters, now_ms)
+    await allocation_due.follow(stores.catalog, stores.orders, counters, now_ms)

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from lifecycle.metrics import PrometheusKeeperMetrics
 
-WORKS: Final = "ship, return, finish, settle"
+WORKS: Final = "ship, cancel, return, review, finish, settle"
 
 
 def warehouse_metrics(registry: CollectorRegistry) -> PrometheusKeeperMetrics:

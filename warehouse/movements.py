@@ -177,7 +177,8 @@ async def _unknown(cursor: Any, movement: Movement) -> OperationRefusedError:  #
         else f"the catalog does not know SKU {movement.sku_id!r}"
     )
     return OperationRefusedError(
-        f"{why}; goods come in by: ./flashgate warehouse receive {movement.sku_id} {movement.units}"
+        f"{why}; ./flashgate warehouse show tells what there is; if the id is right, goods come in by: "
+        f"./flashgate warehouse receive {movement.sku_id} {movement.units}"
     )
 
 

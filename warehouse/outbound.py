@@ -8,19 +8,21 @@ Locks are taken in the order of `lifecycle.order_rows`: counters, orders, and th
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from adapters.insert_once import insert_once
 from adapters.mysql import query, transaction
 from domain.errors import BackendError, OperationRefusedError
+from domain.failpoints import reach
 from domain.order import split_order_id
 from domain.order_state import OrderStatus, ReviewStatus
 from domain.settings import GuardSettings, WarehouseSettings
 from lifecycle.order_attributes import PAYMENT_ID, add_missing, fact
 from lifecycle.order_rows import OrderFacts, find_orders, lock_counters, lock_orders, move, release
 from lifecycle.payment_rows import paid_by, send_back
-from warehouse import steps
+from warehouse import parcel_rows, steps
+from warehouse.parcel_rows import ParcelCancelledError, ParcelLeftError
 from warehouse.review_rules import (
     LIST_MAX,
     ORDERS_MAX,
@@ -166,7 +168,9 @@ class OutboundDesk:
         return await self._carry_out(owed, OrderStatus.APPROVED, OrderStatus.SHIPPED)
 
     async def reject(self, order_ids: Sequence[str], who: str, why: str) -> list[Decided]:
-        """Reject paid orders, all or none of them: the units go back on sale, and the money to the buyers.
+        """Reject orders whose parcels have not left, all or none: units go back on sale, and the money to the buyers.
+
+        Of approved orders the warehouse's stock is locked first, so that no parcel leaves while this is decided.
 
         Args:
             order_ids: at most ORDERS_MAX.
@@ -178,14 +182,28 @@ class OutboundDesk:
             OperationRefusedError: one may not be rejected as it stands; nothing was changed.
         """
         ids, now_ms = _checked(order_ids, who, why), self._now_ms()
-        known = await find_orders(self._orders, ids)
-        async with transaction(self._orders) as cursor:
-            await lock_counters(cursor, [(one.campaign_id, one.sku_id) for one in known.values()])
-            orders = await _lock(cursor, Deed.REJECT, ids)
-            await release(cursor, orders, OrderStatus.REJECTED, change_reason("rejected", who, why), now_ms)
-            await send_back(cursor, ids, now_ms)
-            await _decide(cursor, ids, ReviewStatus.WAITING, ReviewStatus.REJECTED, (who, why, now_ms))
-        return [Decided(one, OrderStatus.REJECTED, "the money goes back") for one in ids]
+        known = (await find_orders(self._orders, ids)).values()
+        owed = _steps(BookingKind.CANCEL, [one for one in known if one.status is OrderStatus.APPROVED], who, why)
+        decided = False
+        try:
+            async with parcel_rows.cancelling(self._catalog, [one.parcel for one in owed], now_ms) as kept:
+                async with transaction(self._orders) as cursor:
+                    await lock_counters(cursor, [(one.campaign_id, one.sku_id) for one in known])
+                    orders = await _lock(cursor, Deed.REJECT, ids, kept)
+                    waiting = [one for one in orders if one.order_id not in kept]
+                    await _reject(cursor, waiting, (who, why, now_ms))
+                    await _decide(
+                        cursor, sorted(kept), ReviewStatus.APPROVED, ReviewStatus.REJECTING, (who, why, now_ms)
+                    )
+                    await steps.owe(cursor, owed, now_ms)
+                decided = True
+                reach("warehouse.before_cancel")
+        except BackendError as away:
+            if not decided:
+                raise
+            log.warning("%d orders, %s for one: the warehouse is told later: %s", len(owed), owed[0].order_id, away)
+        done = [Decided(one.order_id, OrderStatus.REJECTED, "the money goes back") for one in waiting]
+        return sorted(done + await self._carry_out(owed, OrderStatus.APPROVED, OrderStatus.REJECTED))
 
     async def take_back(self, order_ids: Sequence[str], who: str, why: str) -> list[Decided]:
         """Note that parcels came back, all or none of them: the warehouse takes the units in, the money goes back.
@@ -219,18 +237,30 @@ class OutboundDesk:
 
     async def _carry_out(self, owed: Sequence[Step], decided: OrderStatus, done: OrderStatus) -> list[Decided]:
         """Have the warehouse do its part of a decision that stands, whatever becomes of that now."""
+        errors: dict[str, Exception] = {}
         try:
-            errors = await steps.attempt(self._catalog, self._orders, owed, self._settings, self._now_ms)
+            errors |= await steps.attempt(self._catalog, self._orders, owed, self._settings, self._now_ms)
         except BackendError as away:
             log.warning("%d orders, %s for one: the warehouse is told later: %s", len(owed), owed[0].order_id, away)
-            errors = dict.fromkeys([one.order_id for one in owed], str(away))
+            errors = dict.fromkeys([one.order_id for one in owed], away)
         note = "the money goes back" if done is OrderStatus.REJECTED else ""
         return [
-            Decided(one.order_id, decided, f"the warehouse does its part later: {errors[one.order_id]}")
+            Decided(one.order_id, decided, _in_the_way(errors[one.order_id]))
             if one.order_id in errors
             else Decided(one.order_id, done, note)
             for one in owed
         ]
+
+
+def _in_the_way(error: Exception) -> str:
+    """Return what is said of an order whose parcel has not moved as was decided."""
+    match error:
+        case ParcelCancelledError():
+            return str(error)
+        case ParcelLeftError():
+            return f"{error}; once it has come back: ./flashgate outbound return"
+        case _:
+            return f"the warehouse does its part later: {error}"
 
 
 def _checked(order_ids: Sequence[str], who: str, why: str) -> list[str]:
@@ -252,19 +282,30 @@ def _checked(order_ids: Sequence[str], who: str, why: str) -> list[str]:
     return ids
 
 
-async def _lock(cursor: Any, deed: Deed, ids: Sequence[str]) -> list[OrderFacts]:  # noqa: ANN401 -- aiomysql has no types
-    """Lock orders and their reviews until the transaction ends.
+async def _lock(
+    cursor: Any,  # noqa: ANN401 -- aiomysql has no types
+    deed: Deed,
+    ids: Sequence[str],
+    kept: Collection[str] = (),
+) -> list[OrderFacts]:
+    """Lock orders and their reviews until the transaction ends; the warehouse keeps the parcels of those in `kept`.
 
     Raises:
         NoSuchOrderError, OperationRefusedError: it may not be decided.
     """
     locked = await lock_orders(cursor, ids)
     await cursor.execute(f"{_REVIEWS} FOR UPDATE", (list(ids),))
-    _refuse(deed, ids, locked, await cursor.fetchall())
+    _refuse(deed, ids, locked, await cursor.fetchall(), kept)
     return [locked[one] for one in ids]
 
 
-def _refuse(deed: Deed, ids: Sequence[str], orders: dict[str, OrderFacts], reviews: Sequence[tuple[Any, ...]]) -> None:
+def _refuse(
+    deed: Deed,
+    ids: Sequence[str],
+    orders: dict[str, OrderFacts],
+    reviews: Sequence[tuple[Any, ...]],
+    kept: Collection[str],
+) -> None:
     """Refuse a decision that may not be made about one of its orders.
 
     Raises:
@@ -273,12 +314,26 @@ def _refuse(deed: Deed, ids: Sequence[str], orders: dict[str, OrderFacts], revie
     """
     of_order = {order_id: (ReviewStatus(status), who) for order_id, status, who in reviews}
     standings = [
-        Standing(one, orders[one].status, *of_order.get(one, ())) if one in orders else Standing(one) for one in ids
+        Standing(one, orders[one].status, *of_order.get(one, ()))._replace(kept=one in kept)
+        if one in orders
+        else Standing(one)
+        for one in ids
     ]
     refused = refusals(deed, standings)
     if refused:
         kind = OperationRefusedError if all(one in orders for one in ids) else NoSuchOrderError
         raise kind(told(refused))
+
+
+async def _reject(cursor: Any, orders: Sequence[OrderFacts], words: tuple[str, str, int]) -> None:  # noqa: ANN401
+    """Reject locked orders that wait for review, with their counters locked; `words` as in `_decide`."""
+    if not orders:
+        return
+    who, why, now_ms = words
+    ids = [one.order_id for one in orders]
+    await release(cursor, orders, OrderStatus.REJECTED, change_reason("rejected", who, why), now_ms)
+    await send_back(cursor, ids, now_ms)
+    await _decide(cursor, ids, ReviewStatus.WAITING, ReviewStatus.REJECTED, words)
 
 
 async def _decide(
@@ -293,6 +348,8 @@ async def _decide(
     Raises:
         BackendError: a row was not as it was locked.
     """
+    if not ids:
+        return
     await cursor.execute(_DECIDE, (after, *words, list(ids), before))
     if cursor.rowcount != len(ids):
         raise BackendError(f"{len(ids)} reviews were locked as {before}, and {cursor.rowcount} could be moved")

@@ -30,7 +30,7 @@ class Deed(StrEnum):
     APPROVE = "approve"
     """It may go out."""
     REJECT = "reject"
-    """It does not go out: units and money go back."""
+    """It does not go out, and if it was approved its parcel has not left yet: units and money go back."""
     RETURN = "return"
     """The parcel came back: units and money go back."""
 
@@ -49,6 +49,8 @@ class Standing(NamedTuple):
     """None: it was never paid."""
     who: str = ""
     """Who decided last."""
+    kept: bool = False
+    """Whether the warehouse keeps its parcel in the house, which has not left."""
 
 
 class Place(NamedTuple):
@@ -60,22 +62,22 @@ class Place(NamedTuple):
 
 def refusal(deed: Deed, standing: Standing) -> str:
     """Say why something may not be decided about an order; empty if it may be."""
-    order_id, order, review, who = standing
+    order_id, order, review, who, kept = standing
     if order is None:
         return f"there is no order {order_id}"
     if review is None:
         if order is OrderStatus.PAID:
             return f"order {order_id} is paid and has no review"
         return f"order {order_id} is {order}: only what is paid goes through outbound review"
-    if (review, order) == _NEEDED[deed]:
+    if (review, order) in _NEEDED[deed] and (kept or review is not ReviewStatus.APPROVED):
         return ""
     return f"order {order_id} {_stands(deed, review, who)}"
 
 
 _NEEDED: Final = {
-    Deed.APPROVE: (ReviewStatus.WAITING, OrderStatus.PAID),
-    Deed.REJECT: (ReviewStatus.WAITING, OrderStatus.PAID),
-    Deed.RETURN: (ReviewStatus.SHIPPED, OrderStatus.SHIPPED),
+    Deed.APPROVE: {(ReviewStatus.WAITING, OrderStatus.PAID)},
+    Deed.REJECT: {(ReviewStatus.WAITING, OrderStatus.PAID), (ReviewStatus.APPROVED, OrderStatus.APPROVED)},
+    Deed.RETURN: {(ReviewStatus.SHIPPED, OrderStatus.SHIPPED)},
 }
 
 
@@ -84,25 +86,30 @@ def _stands(deed: Deed, review: ReviewStatus, who: str) -> str:
     match review:
         case ReviewStatus.WAITING:
             said = "has not been shipped: it waits for approval"
+        case ReviewStatus.APPROVED if deed is Deed.REJECT:
+            said = f"was approved by {who}, and its parcel has left the house, or is leaving it now{_ONCE_BACK}"
         case ReviewStatus.APPROVED:
-            said = f"was {again}approved by {who}, and waits for the warehouse to ship it"
+            said = f"was {again}approved by {who}, and waits for the warehouse to ship it{_HINTS.get(deed, '')}"
+        case ReviewStatus.REJECTING:
+            said = f"is {again}being rejected by {who}, and its parcel is to stay in the house"
         case ReviewStatus.SHIPPED:
-            said = f"was {again}approved by {who} and shipped"
+            said = f"was {again}approved by {who} and shipped{_ONCE_BACK if deed is Deed.REJECT else ''}"
         case ReviewStatus.REJECTED:
             said = f"was {again}rejected by {who}"
         case ReviewStatus.RETURNING:
             said = f"is {again}being taken back into the warehouse, as {who} said"
         case ReviewStatus.RETURNED:
             said = f"has {again}come back, as {who} said"
-    if deed is Deed.REJECT and review in {ReviewStatus.APPROVED, ReviewStatus.SHIPPED}:
-        said += "; once its parcel has come back: ./flashgate outbound return"
     return said
 
 
+_ONCE_BACK: Final = "; once its parcel has come back: ./flashgate outbound return"
+_HINTS: Final = {Deed.RETURN: "; if it is not to go out: ./flashgate outbound reject"}
 _AGAIN: Final = frozenset(
     {
         (Deed.APPROVE, ReviewStatus.APPROVED),
         (Deed.APPROVE, ReviewStatus.SHIPPED),
+        (Deed.REJECT, ReviewStatus.REJECTING),
         (Deed.REJECT, ReviewStatus.REJECTED),
         (Deed.RETURN, ReviewStatus.RETURNING),
         (Deed.RETURN, ReviewStatus.RETURNED),

@@ -29,6 +29,8 @@ class BookingKind(StrEnum):
     """Goods left the house: on_hand falls, and with it allocated (a campaign's) or reserved (the shop's)."""
     RETURN = "return"
     """A parcel came back: on_hand and its campaign's allocated rise."""
+    CANCEL = "cancel"
+    """A parcel is never to leave: moves nothing, and is looked for before one leaves."""
 
 
 def spread(units: int, room: Iterable[tuple[str, int]]) -> dict[str, int] | None:

@@ -1,8 +1,12 @@
-"""What fg_orders owes the warehouse: parcels that leave, and parcels that came back (table `warehouse_due`).
+"""What fg_orders owes the warehouse: parcels that leave, stay after all, or came back (table `warehouse_due`).
 
 A row is written by the transaction that decides, in fg_orders. Carrying it out is a transaction in fg_catalog, which is
 idempotent by its ledger, and then one in fg_orders, which moves order, review and row by compare-and-set. So a step may
 be repeated from its beginning after a crash at any point, and by several at once.
+
+An order that was approved and then rejected is owed both: its parcel leaves or stays, by which of the two the catalog
+books first, under its lock. If it stays, the order is rejected and both rows are done. If it had left, the rejection is
+void: the review is as it was, and the order is shipped.
 """
 
 import logging
@@ -18,7 +22,7 @@ from domain.settings import WarehouseSettings
 from lifecycle.order_rows import OrderFacts, lock_counters, lock_orders, move, release
 from lifecycle.payment_rows import send_back
 from warehouse import parcel_rows
-from warehouse.parcel_rows import Parcel
+from warehouse.parcel_rows import Parcel, ParcelCancelledError, ParcelLeftError
 from warehouse.review_rules import change_reason
 from warehouse.rules import BookingKind
 
@@ -39,6 +43,17 @@ _OPEN: Final = (
     "ORDER BY order_id FOR UPDATE"
 )
 _DONE: Final = "UPDATE warehouse_due SET done_at_ms = %s, error = '' WHERE order_id IN %s AND kind = %s"
+_NOT_LEAVING: Final = (
+    "UPDATE warehouse_due SET done_at_ms = %s WHERE order_id IN %s AND kind = %s AND done_at_ms IS NULL"
+)
+_LEFT: Final = (
+    "UPDATE warehouse_due SET done_at_ms = %s, error = %s WHERE order_id = %s AND kind = %s AND done_at_ms IS NULL"
+)
+_AS_APPROVED: Final = (
+    "UPDATE outbound_review r JOIN warehouse_due d ON d.order_id = r.order_id AND d.kind = %s "
+    "SET r.status = %s, r.version = r.version + 1, r.who = d.who, r.why = d.why, r.decided_at_ms = d.created_at_ms "
+    "WHERE r.order_id = %s AND r.status = %s"
+)
 _LATER: Final = (
     "UPDATE warehouse_due SET attempts = attempts + 1, next_at_ms = %s, error = %s "
     "WHERE order_id = %s AND kind = %s AND done_at_ms IS NULL"
@@ -46,12 +61,36 @@ _LATER: Final = (
 _REVIEWED: Final = "UPDATE outbound_review SET status = %s, version = version + 1 WHERE order_id IN %s AND status = %s"
 
 
+Refused = OperationRefusedError | DataRefusedError
+"""Why the warehouse does not do its part."""
+
+
+class _Moves(NamedTuple):
+    """What becomes of an order by a step."""
+
+    was: OrderStatus
+    reviewed: ReviewStatus
+    """As it is before."""
+    after: ReviewStatus
+    reason: str = ""
+    """Of an order that is rejected by it."""
+
+
+_MOVES: Final = {
+    BookingKind.SHIP: _Moves(OrderStatus.APPROVED, ReviewStatus.APPROVED, ReviewStatus.SHIPPED),
+    BookingKind.RETURN: _Moves(
+        OrderStatus.SHIPPED, ReviewStatus.RETURNING, ReviewStatus.RETURNED, "came back, taken in"
+    ),
+    BookingKind.CANCEL: _Moves(OrderStatus.APPROVED, ReviewStatus.REJECTING, ReviewStatus.REJECTED, "rejected"),
+}
+
+
 class Step(NamedTuple):
     """A row of `warehouse_due`."""
 
     order_id: str
     kind: BookingKind
-    """SHIP or RETURN."""
+    """SHIP, CANCEL or RETURN."""
     campaign_id: str
     sku_id: str
     quantity: int
@@ -60,12 +99,17 @@ class Step(NamedTuple):
     attempts: int = 0
     """How often it was tried in vain."""
 
+    @property
+    def parcel(self) -> Parcel:
+        """What it is about."""
+        return Parcel(self.order_id, self.campaign_id, self.sku_id, self.quantity, self.who, self.why)
+
 
 async def owe(cursor: Any, steps: Sequence[Step], now_ms: int) -> None:  # noqa: ANN401 -- aiomysql has no types
     """Write steps down, in the transaction that decides them.
 
     Raises:
-        DataRefusedError: one was owed before; an order leaves once and comes back once.
+        DataRefusedError: one was owed before; an order leaves once, stays once and comes back once.
     """
     await insert_many(cursor, _OWE, [(*one[:-1], now_ms, now_ms) for one in steps])
 
@@ -88,25 +132,31 @@ async def carry_out(catalog: Pool, orders: Pool, steps: Sequence[Step], now_ms: 
         BackendError: they may be half done; call again.
     """
     kind = steps[0].kind
-    parcels = [Parcel(one.order_id, one.campaign_id, one.sku_id, one.quantity, one.who, one.why) for one in steps]
-    if kind is BookingKind.SHIP:
-        await parcel_rows.ship(catalog, parcels, now_ms)
-        reach("warehouse.after_ship")
-    else:
-        await parcel_rows.take_back(catalog, parcels, now_ms)
-        reach("warehouse.after_return")
+    parcels = [one.parcel for one in steps]
+    match kind:
+        case BookingKind.SHIP:
+            await parcel_rows.ship(catalog, parcels, now_ms)
+            reach("warehouse.after_ship")
+        case BookingKind.CANCEL:
+            await parcel_rows.cancel(catalog, parcels, now_ms)
+            reach("warehouse.after_cancel")
+        case BookingKind.RETURN:
+            await parcel_rows.take_back(catalog, parcels, now_ms)
+            reach("warehouse.after_return")
+        case _:
+            raise ValueError(f"{kind} is nothing that is owed for an order")
     return await _end(orders, kind, {one.order_id: one for one in steps}, now_ms)
 
 
 async def attempt(
     catalog: Pool, orders: Pool, steps: Sequence[Step], settings: WarehouseSettings, now_ms: Callable[[], int]
-) -> dict[str, str]:
+) -> dict[str, Refused]:
     """Carry out steps of one kind; what the warehouse refuses is put off, with the reason in its row.
 
     One that is refused does not hold up the others: they are tried in ever smaller groups.
 
     Returns:
-        Order id → why it was put off.
+        Order id → why it was put off; a ParcelLeftError says that its parcel cannot stay any more, and that is that.
 
     Raises:
         BackendError: a server is away; what is not done stays due.
@@ -117,11 +167,8 @@ async def attempt(
         await carry_out(catalog, orders, steps, now_ms())
     except (OperationRefusedError, DataRefusedError) as refused:
         if len(steps) == 1:
-            (step,), error = steps, str(refused)
-            log.error("%s is put off: %s", step.kind, error)  # noqa: TRY400 -- it says it all
-            wait_s = pause_s(step.attempts, settings.retry_initial_s, settings.retry_max_s)
-            await _put_off(orders, step, now_ms() + round(1_000 * wait_s), error)
-            return {step.order_id: error}
+            await _not_done(orders, steps[0], refused, settings, now_ms())
+            return {steps[0].order_id: refused}
     else:
         return {}
     middle = len(steps) // 2
@@ -138,10 +185,10 @@ async def _end(orders: Pool, kind: BookingKind, steps: Mapping[str, Step], now_m
         steps: order id → step.
         now_ms: Unix milliseconds.
     """
-    ships = kind is BookingKind.SHIP
-    was = OrderStatus.APPROVED if ships else OrderStatus.SHIPPED
+    moves = _MOVES[kind]
+    was = moves.was
     async with transaction(orders) as cursor:
-        if not ships:
+        if moves.reason:
             await lock_counters(cursor, [(one.campaign_id, one.sku_id) for one in steps.values()])
         locked = await lock_orders(cursor, steps)
         await cursor.execute(_OPEN, (sorted(steps), kind))
@@ -154,30 +201,52 @@ async def _end(orders: Pool, kind: BookingKind, steps: Mapping[str, Step], now_m
                     f"order {one} is {locked[one].status if one in locked else 'gone'}, not {was}"
                 )
         moving = [locked[one] for one in ids]
-        if ships:
-            before, after = ReviewStatus.APPROVED, ReviewStatus.SHIPPED
-            await move(cursor, moving, OrderStatus.SHIPPED, "shipped", now_ms)
-        else:
-            before, after = ReviewStatus.RETURNING, ReviewStatus.RETURNED
-            for reason, group in _by_reason(moving, steps).items():
+        if moves.reason:
+            for reason, group in _by_reason(moves.reason, moving, steps).items():
                 await release(cursor, group, OrderStatus.REJECTED, reason, now_ms)
             await send_back(cursor, ids, now_ms)
-        await cursor.execute(_REVIEWED, (after, ids, before))
+        else:
+            await move(cursor, moving, OrderStatus.SHIPPED, "shipped", now_ms)
+        await cursor.execute(_REVIEWED, (moves.after, ids, moves.reviewed))
         if cursor.rowcount != len(ids):
-            raise OperationRefusedError(f"of {len(ids)} reviews, {cursor.rowcount} are {before}, {ids[0]} for one")
+            raise OperationRefusedError(
+                f"of {len(ids)} reviews, {cursor.rowcount} are {moves.reviewed}, {ids[0]} for one"
+            )
         await cursor.execute(_DONE, (now_ms, ids, kind))
+        if kind is BookingKind.CANCEL:
+            await cursor.execute(_NOT_LEAVING, (now_ms, ids, BookingKind.SHIP))
     return len(ids)
 
 
-def _by_reason(orders: Sequence[OrderFacts], steps: Mapping[str, Step]) -> dict[str, list[OrderFacts]]:
-    """Return orders by what their changes are to say of why their parcels came back."""
+def _by_reason(what: str, orders: Sequence[OrderFacts], steps: Mapping[str, Step]) -> dict[str, list[OrderFacts]]:
+    """Return orders by what their changes are to say of why they are rejected."""
     groups: dict[str, list[OrderFacts]] = {}
     for one in orders:
         step = steps[one.order_id]
-        groups.setdefault(change_reason("came back, taken in", step.who, step.why), []).append(one)
+        groups.setdefault(change_reason(what, step.who, step.why), []).append(one)
     return groups
 
 
-async def _put_off(orders: Pool, step: Step, next_at_ms: int, error: str) -> None:
+async def _not_done(orders: Pool, step: Step, refused: Refused, settings: WarehouseSettings, now_ms: int) -> None:
+    """Note that a step was refused: it is tried later, unless it is void."""
+    error = str(refused)
+    if isinstance(refused, ParcelLeftError):
+        log.error("the rejection of an order is void: %s", error)
+        await _stays_approved(orders, step, error, now_ms)
+        return
+    level = logging.INFO if isinstance(refused, ParcelCancelledError) else logging.ERROR
+    log.log(level, "%s is put off: %s", step.kind, error)
+    wait_s = pause_s(step.attempts, settings.retry_initial_s, settings.retry_max_s)
     async with transaction(orders) as cursor:
+        next_at_ms = now_ms + round(1_000 * wait_s)
         await cursor.execute(_LATER, (next_at_ms, error[:ERROR_CHARS_MAX], step.order_id, step.kind))
+
+
+async def _stays_approved(orders: Pool, step: Step, error: str, now_ms: int) -> None:
+    """End a rejection that came too late: the review is as it was, and the step that ships goes on."""
+    async with transaction(orders) as cursor:
+        await lock_orders(cursor, [step.order_id])
+        await cursor.execute(_LEFT, (now_ms, error[:ERROR_CHARS_MAX], step.order_id, step.kind))
+        if cursor.rowcount:
+            back = (BookingKind.SHIP, ReviewStatus.APPROVED, step.order_id, ReviewStatus.REJECTING)
+            await cursor.execute(_AS_APPROVED, back)

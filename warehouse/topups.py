@@ -3,7 +3,7 @@
 from typing import Final
 
 from adapters.campaign_stock import TopUpRefusedError, top_up
-from adapters.catalog import bring_counters
+from adapters.catalog import key_of_top_up, ref_of_top_up
 from adapters.mysql import transaction
 from domain.campaign import STOCK_MAX
 from domain.errors import OperationRefusedError
@@ -15,15 +15,6 @@ from warehouse.rules import is_key
 from warehouse.stores import Stores
 
 KEY_CHARACTERS_MAX: Final = 80
-
-
-def ref_of(campaign_id: str, key: str) -> str:
-    """Return how the ledger and what is owed call a top-up."""
-    return f"topup {campaign_id} {key}"
-
-
-def _key_of(due: Due) -> str:
-    return due.ref.removeprefix(ref_of(due.campaign_id, ""))
 
 
 async def begin(
@@ -39,7 +30,7 @@ async def begin(
         BackendError: MySQL could not do it now.
     """
     _check(units, key)
-    ref = ref_of(campaign_id, key)
+    ref = ref_of_top_up(campaign_id, key)
     async with transaction(stores.catalog) as cursor:
         row = await lock_known(cursor, campaign_id)
         before = await allocation_due.find(cursor, campaign_id, ref)
@@ -75,11 +66,12 @@ def _check(units: int, key: str) -> None:
         )
 
 
-async def carry_out(stores: Stores, due: Due, now_ms: int) -> tuple[int, bool]:
+async def carry_out(stores: Stores, due: Due, now_ms: int) -> tuple[int, bool] | None:
     """Have everyone follow a top-up; may be repeated, also by several at a time.
 
     Returns:
-        Units that Redis has of the SKU then, sold ones included, and whether it was this call that added some.
+        Units that Redis has of the SKU then, sold ones included, and whether it was this call that added some; None if
+        another had carried it out.
 
     Raises:
         TopUpRefusedError: refused; what was allocated for it is free again.
@@ -87,15 +79,23 @@ async def carry_out(stores: Stores, due: Due, now_ms: int) -> tuple[int, bool]:
         FencedError: not before recovery is done.
         BackendError: it stays due.
     """
+    key = key_of_top_up(due.campaign_id, due.ref)
+    if await _is_done(stores, due):  # Redis may have lost its keys since, and would add the units again
+        return None
     try:
-        allocated, added = await top_up(stores.channel, due.campaign_id, due.sku_id, due.units, _key_of(due))
+        allocated, added = await top_up(stores.channel, due.campaign_id, due.sku_id, due.units, key)
     except TopUpRefusedError as error:
         await _undo(stores, due, str(error), now_ms)
         raise
     reach("warehouse.after_redis")
-    await bring_counters(stores.catalog, stores.orders, due.campaign_id)
-    await allocation_due.note_done(stores.catalog, due, now_ms)
+    await allocation_due.follow(stores.catalog, stores.orders, due, now_ms)
     return allocated, added
+
+
+async def _is_done(stores: Stores, due: Due) -> bool:
+    async with transaction(stores.catalog) as cursor:
+        found = await allocation_due.find(cursor, due.campaign_id, due.ref)
+    return found is None or found.done_at_ms is not None
 
 
 async def _undo(stores: Stores, due: Due, error: str, now_ms: int) -> None:
@@ -111,5 +111,4 @@ async def _undo(stores: Stores, due: Due, error: str, now_ms: int) -> None:
         await free(cursor, reason, {due.sku_id: due.units}, [after])
         await allocation_due.end(cursor, due, now_ms, error)
         counters = await allocation_due.write_counters(cursor, due.campaign_id, now_ms)
-    await bring_counters(stores.catalog, stores.orders, due.campaign_id)
-    await allocation_due.note_done(stores.catalog, counters, now_ms)
+    await allocation_due.follow(stores.catalog, stores.orders, counters, now_ms)

@@ -1,8 +1,8 @@
 """What there is in the warehouses, read as of one instant."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from adapters.mysql import Pool, transaction
+from adapters.mysql import Pool, query, transaction
 from domain.errors import OperationRefusedError
 from warehouse.books import AllocationRow, Books, CountedRow, LedgerSum, PartRow, Report, SkuRow, report
 from warehouse.rules import is_sku_id
@@ -33,7 +33,43 @@ ORDER BY campaign_id, sku_id"""
 _PARTS: Final = """
 SELECT campaign_id, sku_id, warehouse_id, quantity, shipped FROM warehouse_allocation AS sku {of}
 ORDER BY campaign_id, sku_id, warehouse_id"""
+_BOOKINGS: Final = """
+SELECT id, created_at_ms, kind, sku_id, warehouse_id, campaign_id, on_hand, allocated, reserved, who, why, ref
+FROM warehouse_ledger AS sku {of} ORDER BY id DESC LIMIT %s"""
+LEDGER_MAX: Final = 1_000
+"""Bookings in one answer."""
 _OF_ONE: Final = "WHERE sku.sku_id = %s"
+
+
+class LedgerRow(NamedTuple):
+    """A booking: what it has moved the numbers of a SKU in a warehouse by."""
+
+    id: int
+    created_at_ms: int
+    kind: str
+    sku_id: str
+    warehouse_id: str
+    campaign_id: str
+    on_hand: int
+    allocated: int
+    reserved: int
+    who: str
+    why: str
+    ref: str
+
+
+async def read_ledger(pool: Pool, sku_id: str, limit: int) -> list[LedgerRow]:
+    """Return the newest bookings of one SKU, or of all if it is empty.
+
+    Raises:
+        OperationRefusedError: the catalog does not know the SKU.
+        BackendError: MySQL could not do it now.
+    """
+    if sku_id and (not is_sku_id(sku_id) or not await query(pool, "SELECT 1 FROM sku WHERE sku_id = %s", (sku_id,))):
+        raise _unknown(sku_id)
+    args = (sku_id, min(limit, LEDGER_MAX)) if sku_id else (min(limit, LEDGER_MAX),)
+    rows = await query(pool, _BOOKINGS.format(of=_OF_ONE if sku_id else ""), args)
+    return [LedgerRow(*row) for row in rows]
 
 
 async def read_report(pool: Pool, sku_id: str = "") -> Report:

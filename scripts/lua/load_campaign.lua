@@ -42,7 +42,9 @@ local only_check, load_no = ARGV[6] == '1', tonumber(ARGV[7])
 local last_no = tonumber(redis.call('HGET', KEYS[1], 'load_no') or 0)
 if not only_check then
   if load_no < last_no then return {STALE, '', 0} end
-  if load_no > 0 and redis.call('HGET', KEYS[1], 'refused_load_no') == ARGV[7] then return {REFUSED_BEFORE, '', 0} end
+  -- Numbers rise, and one load is under way at a time: what is not newer than a refused one has been undone, too.
+  local refused_no = tonumber(redis.call('HGET', KEYS[1], 'refused_load_no') or 0)
+  if load_no > 0 and load_no <= refused_no then return {REFUSED_BEFORE, '', 0} end
 end
 local function refuse(code, sku, sold)
   if not only_check and load_no > 0 then redis.call('HSET', KEYS[1], 'refused_load_no', ARGV[7]) end

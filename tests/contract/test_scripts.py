@@ -7,6 +7,7 @@ import pytest
 
 from adapters.lua import SCRIPTS, assemble, load_script
 from domain.outcomes import (
+    AdjustOutcome,
     BatchStatus,
     DrawOutcome,
     DuplicateOutcome,
@@ -24,6 +25,7 @@ from domain.outcomes import (
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.lua"))
 ENUMS: dict[str, tuple[type[IntEnum], ...]] = {
+    "adjust_stock": (AdjustOutcome, BatchStatus),
     "admit_orders": (Outcome, BatchStatus),
     "draw_prize": (DrawOutcome, BatchStatus),
     "load_campaign": (LoadOutcome,),

@@ -4,25 +4,22 @@ import asyncio
 import functools
 import json
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from adapters.campaign_stock import load_campaign, move_campaign, top_up, withdraw
 from adapters.mysql import query, transaction
 from adapters.stock import LostOrder, read_snapshot
-from cli.warehouse import operator
+from cli.who import operator
 from consumers.reconcile import Reconciler, open_sources, reconcile, repair
 from domain.campaign import CampaignState
 from domain.errors import FencedError, OperationRefusedError
 from domain.order import fingerprint, order_id, user_hash
 from domain.outcomes import Outcome
-from domain.settings import Settings
 from tests.support.children import start_killed_at
 from tests.support.flow import Counted
-from tests.support.house import House, dying_at, new_house, until_told
+from tests.support.house import House, dying_at, until_told
 from tests.support.operator import command
 from tests.support.scripts import restore_now
 from tests.support.shop import campaign_text
@@ -33,13 +30,6 @@ from warehouse.stores import wall_ms
 pytestmark = pytest.mark.usefixtures("stack")
 
 ACCEPTED = Outcome.ACCEPTED
-
-
-@pytest_asyncio.fixture
-async def house(settings: Settings) -> AsyncIterator[House]:
-    """Return a catalog and orders of a test's own."""
-    async with new_house(settings) as made:
-        yield made
 
 
 # -- loading -------------------------------------------------------------------------------------------------------

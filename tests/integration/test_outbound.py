@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from adapters.mysql import DataRefusedError, Pool, query, transaction
+from adapters.stores import open_stores
 from domain.errors import OperationRefusedError
 from domain.order_state import OrderStatus, ReviewStatus
 from domain.settings import Dsn, Settings
@@ -30,7 +31,6 @@ from tests.support.life import line, make_due, now_ms, statuses
 from tests.support.operator import command
 from tests.support.shop import SKU, until_true
 from tests.support.streams import listen
-from warehouse.app import open_stores
 from warehouse.campaigns import close_campaign
 from warehouse.outbound import Decided, NoSuchOrderError
 from warehouse.review_rules import ORDERS_MAX, Deed
@@ -250,7 +250,9 @@ async def test_what_may_not_be_decided_changes_nothing(settings: Settings) -> No
 
 
 async def test_two_who_decide_at_once(settings: Settings) -> None:
-    """Of an approval and a rejection of the same order, however they meet, one is made and the other is refused.
+    """Of two approvals of an order one is refused; whatever meets a rejection, the order is shipped or rejected.
+
+    A rejection that comes after the approval and before the parcel has left is made, too, and is what holds then.
 
     Guards: orders and reviews are locked and then decided on. Its observable: the loser is told who was first.
     """
@@ -271,20 +273,16 @@ async def test_two_who_decide_at_once(settings: Settings) -> None:
         now = await statuses(dock.shop)
         for number, order in enumerate(alone):
             approved, rejected, again = won[3 * number : 3 * number + 3]
-            assert approved + rejected + again == 1
+            assert approved + again in ({0, 1} if rejected else {1})
             assert now[order] == ("rejected" if rejected else "shipped")
         approved, *rejected_some = await asyncio.gather(
             was_made(dock.outbound.approve(together, "ann", "")),
             *(was_made(other.reject([order], "ben", "")) for order in together),
         )
         now = await statuses(dock.shop)
-        if approved:
-            assert not any(rejected_some)
-            assert {now[order] for order in together} == {"shipped"}
-        else:
-            assert any(rejected_some)
-            wanted = ["rejected" if lost else "paid" for lost in rejected_some]
-            assert [now[order] for order in together] == wanted
+        assert approved or any(rejected_some)
+        wanted = ["rejected" if lost else "shipped" if approved else "paid" for lost in rejected_some]
+        assert [now[order] for order in together] == wanted
         await dock.assert_adds_up()
 
 

@@ -27,7 +27,7 @@ from adapters.redis import ScriptChannel
 from adapters.stock import LostOrder, open_gate, read_snapshot
 from domain import keys
 from domain.campaign import STOCK_MAX
-from domain.errors import BackendError, FencedError, OperationRefusedError
+from domain.errors import FencedError, OperationRefusedError, PoisonRecordError
 from domain.order import user_hash
 from domain.outbox import decode_entry
 from domain.outcomes import Outcome, ReleaseOutcome
@@ -179,7 +179,7 @@ async def test_withdrawals_that_are_refused_change_nothing(server: RedisSettings
         await sale.set_fields(run_id=run_id)
         await sale.client.hset(keys.stock(sale.id), "bag", "not a line")
         before = await sale.dump()
-        with pytest.raises(BackendError, match="'bag'"):
+        with pytest.raises(PoisonRecordError, match="'bag'"):
             await withdraw(sale.channel, sale.id)
         assert await sale.dump() == before
 

@@ -119,7 +119,7 @@ async def test_expired_order(settings: Settings) -> None:
         story = await trace_in(shop, order)
         assert story.redis is not None
         assert (story.redis.state, story.changes[0].published) == ("released", True)
-        assert "; its units went back on sale 20" in summary(story)
+        assert "; its units went back to the campaign 20" in summary(story)
         assert "reconcile" not in summary(story)
 
 

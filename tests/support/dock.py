@@ -10,6 +10,7 @@ import msgspec
 
 from adapters.mysql import Pool, query
 from adapters.stock import read_snapshot
+from adapters.stores import OpenStores, open_stores
 from consumers.reconcile import reconcile
 from domain import keys
 from domain.order_state import ReviewStatus
@@ -23,7 +24,6 @@ from stack.ports import free_port
 from tests.support.life import Kept, assert_settled, confirmed, new_desk, new_keeper, now_ms, statuses, until_idle
 from tests.support.provider import SandboxHandle, adapter, sandbox
 from tests.support.shop import SKU, Shop, open_shop, until_true
-from warehouse.app import OpenStores, open_stores
 from warehouse.keeper import WarehouseKeeper
 from warehouse.outbound import OutboundDesk
 from warehouse.view import read_report
@@ -115,7 +115,7 @@ class Dock:
         """Return a desk that can decide, and cannot have the warehouse do its part at once."""
         clients = self.shop.clients
         gone = Pool(msgspec.structs.replace(clients.catalog.dsn, port=free_port()), size_max=1, connect_timeout_s=1)
-        return new_outbound(self.settings, OpenStores(gone, clients.orders, clients.channel, clients.client))
+        return new_outbound(self.settings, OpenStores(gone, clients.orders, clients.points, clients.channel, clients.client))
 
     async def everything(self) -> dict[str, Any]:
         """Return every row and key that speaks of the campaign, to be compared."""

@@ -11,6 +11,7 @@ import msgspec
 import redis.asyncio as redis
 
 from adapters.campaign_stock import load_campaign, move_campaign
+from adapters.catalog import CatalogCampaign
 from adapters.kafka_sender import KafkaSender
 from adapters.mysql import Pool, transaction
 from adapters.redis import ScriptChannel, make_client
@@ -87,6 +88,10 @@ class KnowNothing:
     async def reacquiring(self, _campaign_id: str) -> list[Reacquisition]:
         """Return nothing."""
         return []
+
+    async def catalog(self, _campaign_id: str) -> CatalogCampaign | None:
+        """Return nothing."""
+        return None
 
     async def return_again(self, _campaign_id: str, _since_ms: int) -> None:
         """Do nothing."""

@@ -2,23 +2,27 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from adapters.campaign_stock import move_campaign
+from adapters.catalog import CatalogCampaign, read_campaign
 from adapters.holds import release
-from adapters.mysql import query
-from adapters.stock import OrderRequest, StockLine, admit, open_gate, read_snapshot
+from adapters.mysql import Pool, query
+from adapters.stock import OrderRequest, StockLine, admit, read_snapshot
 from cli.clients import Clients, open_clients
 from cli.migrate import upgrade_all
 from domain import failpoints, keys
 from domain.campaign import Campaign, parse_campaign
 from domain.errors import BackendError
+from domain.events import OrderAccepted
 from domain.order import fingerprint, order_id, user_hash
 from domain.outcomes import Outcome, ReleaseOutcome
 from domain.settings import Settings, WarehouseSettings
+from gateway.recovery import Recovery
+from tests.support.flow import KnowNothing
 from tests.support.shop import campaign_text
 from warehouse.campaigns import finish_due, load_into, settle_closed
 from warehouse.movements import Movement, move
@@ -54,6 +58,23 @@ def dying_at(fail_point: str) -> Iterator[None]:
         raise AssertionError(f"{fail_point} was not reached")
     finally:
         failpoints.hook = None
+
+
+@dataclass
+class KnowsCatalog(KnowNothing):
+    """Implements recovery's Sources: the real catalog, and orders that Kafka has and Redis has lost."""
+
+    pool: Pool
+    lost: Sequence[OrderAccepted] = ()
+
+    async def events_since(self, _campaign_id: str, _since_ms: int) -> AsyncIterator[OrderAccepted]:
+        """Yield what is lost."""
+        for event in self.lost:
+            yield event
+
+    async def catalog(self, campaign_id: str) -> CatalogCampaign | None:
+        """Ask it."""
+        return await read_campaign(self.pool, campaign_id)
 
 
 @dataclass
@@ -148,9 +169,29 @@ class House:
             await self.clients.client.delete(one)
         await self.clients.client.srem(keys.CAMPAIGNS, campaign_id)
 
-    async def open_gate(self, campaign_id: str) -> None:
-        """Have recovery be done."""
-        await open_gate(self.clients.channel, campaign_id, await self.clients.channel.connect())
+    async def open_gate(
+        self, campaign_id: str, *lost: OrderAccepted, sources: "KnowsCatalog | None" = None
+    ) -> int | None:
+        """Have recovery be done, which Kafka tells that these orders are lost; returns how many were restored."""
+        told = sources or KnowsCatalog(self.clients.catalog, lost)
+        return await Recovery(self.clients.channel, self.clients.client, told).open_gate(campaign_id)
+
+    async def save(self, campaign_id: str) -> dict[str, bytes]:
+        """Return all that Redis has of a campaign, as a replica that is behind goes on having it."""
+        found: dict[str, bytes] = {}
+        async for name in self.clients.client.scan_iter(match=f"fg:{{{campaign_id}:*"):
+            packed = await self.clients.client.dump(name)
+            assert packed is not None
+            found[name.decode()] = packed
+        return found
+
+    async def fail_over(self, campaign_id: str, saved: dict[str, bytes]) -> None:
+        """Have Redis be an older replica: what it has of a campaign is what was saved, and its gate is closed."""
+        await self.lose(campaign_id)
+        for name, packed in saved.items():
+            await self.clients.client.restore(name, 0, packed)
+        await self.clients.client.sadd(keys.CAMPAIGNS, campaign_id)
+        await self.clients.client.hset(keys.campaign(campaign_id), "run_id", "the one before")
 
     async def finish(self) -> int:
         """Do what the process does that carries out what others left half done."""

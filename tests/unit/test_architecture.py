@@ -19,6 +19,7 @@ DECISIONS = [
     "gateway/request_head.py",
     "gateway/answers.py",
     "gateway/recovery_rules.py",
+    "gateway/recovery_allocations.py",
     "consumers/backlog.py",
     "consumers/award_batch.py",
     "consumers/batch.py",

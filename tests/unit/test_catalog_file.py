@@ -47,6 +47,11 @@ def test_products_with_their_skus() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        (
+            'size = "L"',
+            'size = "M"\n"neck line" = "round"',
+            "product[0].sku[1].id: 'hoodie-l' has the attributes of 'hoodie-m'",
+        ),
         ('id = "mug-1"', 'id = "hoodie-m"', "line 24: product[1].sku[0].id: the SKU 'hoodie-m' stands twice"),
         ('id = "mug"', 'id = "hoodie"', "line 20: product[1].id: the product 'hoodie' stands twice"),
         ('id = "hoodie-l"', 'id = "hoodie l"', "line 15: product[0].sku[1].id"),

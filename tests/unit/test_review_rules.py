@@ -31,16 +31,21 @@ ORDER = "c-1~" + "a" * 32
 MAY = {
     (Deed.APPROVE, OrderStatus.PAID, ReviewStatus.WAITING): OrderStatus.APPROVED,
     (Deed.REJECT, OrderStatus.PAID, ReviewStatus.WAITING): OrderStatus.REJECTED,
+    (Deed.REJECT, OrderStatus.APPROVED, ReviewStatus.APPROVED): OrderStatus.REJECTED,
     (Deed.RETURN, OrderStatus.SHIPPED, ReviewStatus.SHIPPED): OrderStatus.REJECTED,
 }
 """What may be decided → what becomes of the order."""
 
 
 def test_what_may_be_decided() -> None:
-    """Of all states, a paid order that waits may be approved or rejected, a shipped one may come back, and no other."""
-    for deed, order, review in itertools.product(Deed, OrderStatus, ReviewStatus):
-        said = refusal(deed, Standing(ORDER, order, review, "eve"))
-        assert (said == "") == ((deed, order, review) in MAY), (deed, order, review)
+    """A paid order that waits may be approved or rejected, a shipped one may come back; no other.
+
+    One that was approved may be rejected as long as the warehouse keeps its parcel.
+    """
+    for deed, order, review, kept in itertools.product(Deed, OrderStatus, ReviewStatus, (False, True)):
+        said = refusal(deed, Standing(ORDER, order, review, "eve", kept))
+        may = (deed, order, review) in MAY and (kept or order is not OrderStatus.APPROVED)
+        assert (said == "") == may, (deed, order, review, kept)
         assert said == "" or ORDER in said
     for (_, order, _), after in MAY.items():
         assert after in FOLLOWS[order]
@@ -57,6 +62,11 @@ def test_what_may_be_decided() -> None:
         (Deed.APPROVE, "shipped", "shipped", "was already approved by eve and shipped"),
         (Deed.APPROVE, "rejected", "rejected", "was rejected by eve"),
         (Deed.REJECT, "rejected", "rejected", "was already rejected by eve"),
+        (Deed.REJECT, "approved", "approved", "was approved by eve, and its parcel has left the house"),
+        (Deed.REJECT, "approved", "approved", "once its parcel has come back: ./flashgate outbound return"),
+        (Deed.REJECT, "approved", "rejecting", "is already being rejected by eve, and its parcel is to stay"),
+        (Deed.APPROVE, "approved", "rejecting", "is being rejected by eve"),
+        (Deed.RETURN, "approved", "approved", "if it is not to go out: ./flashgate outbound reject"),
         (Deed.REJECT, "shipped", "shipped", "shipped; once its parcel has come back: ./flashgate outbound return"),
         (Deed.RETURN, "paid", "waiting", "has not been shipped: it waits for approval"),
         (Deed.RETURN, "approved", "approved", "was approved by eve, and waits for the warehouse to ship it"),

@@ -141,6 +141,25 @@ def test_outbound() -> None:
     assert "the warehouse has to take it in" in told(mysql=row(status="shipped"), parcels=[ship, back])
 
 
+def test_rejected_after_approval() -> None:
+    """A parcel that stayed in the house is not told as one that left, and one that had left not as one that stayed."""
+    ship = ParcelFacts(
+        kind="ship", who="eve", why="fine", created_at_ms=AT + 70, attempts=1, error="none left", done_at_ms=AT + 90
+    )
+    stays = msgspec.structs.replace(ship, kind="cancel", who="ben", created_at_ms=AT + 80, attempts=0, error="")
+    left = msgspec.structs.replace(stays, error="its parcel has left the house")
+    for cancel, said in (
+        (stays, ["is not shipped any more", "stays in the"]),
+        (left, ["has left the", "had left the"]),
+    ):
+        story = Story(order_id=ORDER, now_ms=NOW, mysql=row(status="rejected", version=4), parcels=[ship, cancel])
+        told_of = [line.text for line in timeline(story) if line.hop == "parcel"]
+        assert told_of[1].startswith("not to be shipped any more: ben")
+        assert all(any(one.startswith(words) for one in told_of[2:]) for words in said)
+    owed = msgspec.structs.replace(stays, done_at_ms=None)
+    assert "rejected since; the warehouse has to keep" in told(mysql=row(status="approved"), parcels=[ship, owed])
+
+
 def test_given_up() -> None:
     """An order that was given up says why, and whether Redis has its units back."""
     gone = row(status="expired", version=2)
@@ -151,7 +170,7 @@ def test_given_up() -> None:
     done = msgspec.structs.replace(OWED, done_at_ms=NOW - 5)
     released = msgspec.structs.replace(REDIS, state="released")
     assert told(mysql=gone, redis=released, changes=[EXPIRED], returns=[done]) == (
-        "expired (not paid in time); its units went back on sale 2026-09-21T14:14:59.995Z."
+        "expired (not paid in time); its units went back to the campaign 2026-09-21T14:14:59.995Z."
     )
 
 
