@@ -115,7 +115,8 @@ class Dock:
         """Return a desk that can decide, and cannot have the warehouse do its part at once."""
         clients = self.shop.clients
         gone = Pool(msgspec.structs.replace(clients.catalog.dsn, port=free_port()), size_max=1, connect_timeout_s=1)
-        return new_outbound(self.settings, OpenStores(gone, clients.orders, clients.points, clients.channel, clients.client))
+        stores = OpenStores(gone, clients.orders, clients.points, clients.channel, clients.client)
+        return new_outbound(self.settings, stores)
 
     async def everything(self) -> dict[str, Any]:
         """Return every row and key that speaks of the campaign, to be compared."""
