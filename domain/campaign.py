@@ -14,6 +14,7 @@ from domain.errors import ConfigError
 SKUS_MAX: Final = 5_000
 STOCK_MAX: Final = 100_000_000
 LOTTERY: Final = "lottery"
+REDEMPTION: Final = "redemption"
 PRIZES_MAX: Final = 100
 """Kinds of prizes in a lottery: each draw walks through them."""
 WEIGHT_MAX: Final = 1_000_000

@@ -69,6 +69,10 @@ class PaymentStatus(StrEnum):
     REFUND_DUE = "refund_due"
     """Charged for nothing: the money has to go back."""
     REFUNDED = "refunded"
+    HELD = "held"
+    """Points were taken for it, and its redemption is not confirmed yet."""
+    VOID = "void"
+    """Its redemption was refused; the points go back by its saga."""
 
 
 ACTIVE: Final = frozenset({PaymentStatus.CREATING, PaymentStatus.UNKNOWN, PaymentStatus.PENDING})

@@ -159,8 +159,8 @@ def test_two_migrations_at_once(endpoints: Endpoints) -> None:
     dsn = dsn_of(endpoints, f"fg_orders_{secrets.token_hex(4)}")
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as processes:
         started = [processes.submit(upgrade, "orders", dsn, connect_timeout_s=5) for _ in range(3)]
-        assert {one.result() for one in started} == {"orders_0003"}
-    assert upgrade("orders", dsn, connect_timeout_s=5) == "orders_0003"
+        assert {one.result() for one in started} == {"orders_0004"}
+    assert upgrade("orders", dsn, connect_timeout_s=5) == "orders_0004"
 
 
 def test_migration_without_rights_says_so(endpoints: Endpoints) -> None:
