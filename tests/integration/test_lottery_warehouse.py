@@ -132,7 +132,7 @@ async def test_closed_and_opened_at_once(settings: Settings) -> None:
 
 @pytest.mark.parametrize("relayed", [True, False])
 async def test_a_close_that_redis_has_lost(settings: Settings, tmp_path: Path, relayed: bool) -> None:
-    """Gone back to before its close it is closed again, by its log or by whoever settles; nothing is freed twice.
+    """Gone back to before its close it is closed again, by its log, or paused until whoever settles closes it; nothing is freed twice.
 
     Guards that recovery puts back what was withdrawn.
     """
@@ -149,7 +149,7 @@ async def test_a_close_that_redis_has_lost(settings: Settings, tmp_path: Path, r
             await shop.relayed()
         await redis.go_back(mark)
         await recovered(shop)
-        assert await house.state(shop.id) == ("closed" if relayed else "open")
+        assert await house.state(shop.id) == ("closed" if relayed else "paused")
         assert await house.settle(everything=True) == 0
         await assert_all_is_back(house, shop, {"box": 30, "bag": 5})
         await assert_replays(shop, url)
