@@ -83,7 +83,7 @@ async def load_campaign(
     fields = [*campaign_fields(campaign), *more_fields]
     state_if_closed = CampaignState.PAUSED if campaign.campaign.kind == LOTTERY else CampaignState.CLOSED
     skus = [
-        (sku.id, sku.stock, sku.per_user, sku.price_cents, *(standing or {}).get(sku.id, Standing(sku.stock, 0)))
+        (sku.id, sku.stock, sku.per_user, campaign.price_of(sku), *(standing or {}).get(sku.id, Standing(sku.stock, 0)))
         for sku in campaign.sku
     ]
     code, sku_id, sold = await channel.call(
@@ -166,8 +166,12 @@ async def move_campaign(channel: ScriptChannel, campaign_id: str, verb: str) -> 
     return target, code == 1
 
 
-async def top_up(channel: ScriptChannel, campaign_id: str, sku_id: str, units: int, key: str) -> tuple[int, bool]:
+async def top_up(
+    channel: ScriptChannel, campaign_id: str, sku_id: str, units: int, key: str, *, recovery_run_id: str = ""
+) -> tuple[int, bool]:
     """Add units to a SKU, once per key; returns units allocated afterwards and whether this call added them.
+
+    Recovery, which makes lost ones again before it opens the gate, passes the server on which it compares.
 
     Raises:
         TopUpRefusedError: closed, or the key was used for another one: for good; nothing was changed.
@@ -179,7 +183,7 @@ async def top_up(channel: ScriptChannel, campaign_id: str, sku_id: str, units: i
     code, allocated = await channel.call(
         load_script("topup_stock"),
         [keys.campaign(campaign_id), keys.stock(campaign_id), keys.topups(campaign_id), keys.outbox(campaign_id)],
-        [RUN_ID, campaign_id, sku_id, units, key, keys.CHANGES, STOCK_MAX],
+        [RUN_ID, campaign_id, sku_id, units, key, keys.CHANGES, STOCK_MAX, recovery_run_id],
     )
     refuse_closed(campaign_id, code)
     match TopUpOutcome(code):

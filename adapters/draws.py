@@ -13,8 +13,19 @@ from domain import keys
 from domain.campaign import MOVES, Campaign, CampaignState
 from domain.draw_events import DrawLog
 from domain.errors import BackendError, FencedError, OperationRefusedError
-from domain.lottery import Drawn, Moved, Opened, Prize, commitment, pack_lines, parse_line, parse_prizes, prizes_of
-from domain.order import user_hash
+from domain.lottery import (
+    PRIZE_UNITS,
+    Drawn,
+    Moved,
+    Opened,
+    Prize,
+    commitment,
+    pack_lines,
+    parse_line,
+    parse_prizes,
+    prizes_of,
+)
+from domain.order import fingerprint, user_hash
 from domain.outbox import START, decode_log, next_outbox_id
 from domain.outcomes import BatchStatus, Outcome
 
@@ -23,6 +34,7 @@ _unpack_results: Final = msgspec.msgpack.Decoder(list[int]).decode
 ENTRIES_AT_ONCE: Final = 100
 """Outbox entries in one page; an entry is a batch."""
 _OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
+_ACCEPTED: Final = Outcome.ACCEPTED
 
 
 class DrawRequest(NamedTuple):
@@ -31,7 +43,7 @@ class DrawRequest(NamedTuple):
     digest: str
     user_id: str
     user_hash: bytes
-    secret: str
+    secret: bytes
     """u, see `domain.lottery`."""
 
 
@@ -79,37 +91,42 @@ async def draw(channel: ScriptChannel, campaign_id: str, draws: Sequence[DrawReq
         names,
         [
             RUN_ID,
-            "".join([one.digest + one.secret for one in draws]),
-            outbox_max,
+            "".join([one.digest for one in draws]),
+            b"1".join([one.secret for one in draws]) + b"1",
             b"".join([one.user_hash for one in draws]),
+            outbox_max,
             len(buyer.encode()),
         ],
     )
     if reply[0] == BatchStatus.UNKNOWN_CAMPAIGN:
         raise BackendError(f"there is no lottery {campaign_id}")
     refuse_closed(campaign_id, reply[0])
-    sold = reply[5]
+    sold = reply[6]
     return DrawReply(
         last_outbox_id=reply[1].decode(),
-        decisions=_decisions(_unpack_results(reply[3]), reply[2], reply[4], parse_prizes(reply[6].decode())),
+        decisions=_decisions(reply),
         sold_out={sold[i].decode(): sold[i + 1] for i in range(0, len(sold), 2)},
         run_id=channel.run_id,
     )
 
 
-def _decisions(
-    flat: list[int], own_hash: bytes, old_hashes: list[bytes], prizes: tuple[Prize, ...]
-) -> list[DrawDecision]:
+def _decisions(reply: Sequence[Any]) -> list[DrawDecision]:
     """Put together what the script returned; see its header."""
-    own, old = own_hash.decode(), iter(old_hashes)
-    decisions = []
-    values = iter(flat)
-    for code, detail, place, seq in zip(values, values, values, values, strict=True):
+    first_seq, own, replays, prizes = reply[2], reply[3].decode(), iter(reply[5]), parse_prizes(reply[7].decode())
+    decisions, seq, values = [], first_seq, iter(_unpack_results(reply[4]))
+    for code, detail, place in zip(values, values, values, strict=True):
+        outcome = _OUTCOMES[code]
         if code < 0:
-            decisions.append(DrawDecision(_OUTCOMES[code], detail))
+            decisions.append(DrawDecision(outcome, detail))
             continue
-        digest = own if seq > 0 else next(old).decode()
-        decisions.append(DrawDecision(_OUTCOMES[code], detail, abs(seq), digest, prizes[place - 1] if place else None))
+        prize = prizes[place - 1] if place else None
+        if outcome is _ACCEPTED:
+            decisions.append(DrawDecision(outcome, detail, seq, own, prize))
+            seq += 1
+        else:
+            line, digest = next(replays), next(replays)
+            entry_hash = own if line >= first_seq else digest.decode()
+            decisions.append(DrawDecision(outcome, detail, line, entry_hash, prize))
     return decisions
 
 
@@ -122,6 +139,17 @@ def drawn_from(campaign: Campaign) -> list[tuple[str, str | int]]:
         ("prizes", msgspec.json.encode(prizes_of(campaign)).decode()),
         ("no_prize_weight", campaign.lottery.no_prize_weight),
         ("draws_per_user", campaign.campaign.draws_per_user),
+    ]
+
+
+def _opened_with(opened: Opened) -> list[tuple[str, str | int]]:
+    """Return what `drawn_from` returns, of a lottery whose log has begun."""
+    rows = zip(opened.skus, opened.weights, opened.points, strict=True)
+    prizes = [Prize(*row, fingerprint(row[0], PRIZE_UNITS)) for row in rows]
+    return [
+        ("prizes", msgspec.json.encode(prizes).decode()),
+        ("no_prize_weight", opened.no_prize_weight),
+        ("draws_per_user", opened.draws_per_user),
     ]
 
 
@@ -270,6 +298,7 @@ async def restore_draws(channel: ScriptChannel, log: DrawLog, owners: Mapping[st
             run_id,
             campaign_id,
             _pack(list(zip(opened.skus, opened.remaining, strict=True)) if opened else []),
+            _pack(_opened_with(opened) if opened else []),
         ],
     )
     if code == BatchStatus.FENCED:

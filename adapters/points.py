@@ -56,6 +56,7 @@ _STATEMENT_OF: Final = """
 SELECT a.balance, l.ref_id, l.kind, l.delta, l.at_ms, l.note FROM account AS a
  LEFT JOIN points_ledger AS l FORCE INDEX (by_user) ON l.user_id = a.user_id
 WHERE a.user_id = %s ORDER BY l.id DESC LIMIT %s"""
+_BALANCES: Final = "SELECT user_id, balance FROM account WHERE user_id IN %s"
 _SUM_OF: Final = """
 SELECT a.balance, a.version,
  (SELECT CAST(COALESCE(SUM(l.delta), 0) AS SIGNED) FROM points_ledger AS l WHERE l.user_id = a.user_id),
@@ -190,6 +191,15 @@ async def read_statement(
         return None
     ledger = [LedgerRow(one[1], LedgerKind(one[2]), *one[3:]) for one in rows if one[1] is not None]
     return Statement(rows[0][0], ledger)
+
+
+async def read_balances(pool: Pool, user_ids: Sequence[str], *, timeout_s: float) -> dict[str, int]:
+    """Return user → points, of those of these users (at least one) that have an account; read by one statement.
+
+    Raises:
+        BackendError: MySQL is not there, or did not answer in time.
+    """
+    return dict(await query(pool, _BALANCES, (sorted(set(user_ids)),), timeout_s=timeout_s))
 
 
 async def read_sum(pool: Pool, user_id: str) -> AccountSum | None:

@@ -74,6 +74,16 @@ class Attempt(NamedTuple):
     held: bool
 
 
+class CampaignGate(NamedTuple):
+    """What decides whether a campaign sells now, as of one moment."""
+
+    state: str
+    opens_ms: int
+    closes_ms: int
+    now_ms: int
+    """Redis's clock, Unix milliseconds."""
+
+
 class Snapshot(NamedTuple):
     """A campaign as one atomic read saw it."""
 
@@ -233,6 +243,43 @@ def read_attempts(packed: bytes | None) -> list[Attempt]:
         raise PoisonRecordError(f"a buyer record cannot be read: {error}") from None
 
 
+def attempts_or_error(packed: bytes | None) -> list[Attempt] | PoisonRecordError:
+    """Return the attempts in a buyer's record, or why it cannot be read."""
+    try:
+        return read_attempts(packed)
+    except PoisonRecordError as error:
+        return error
+
+
+async def read_sure_attempts(
+    client: "redis.Redis", buyers: Sequence[tuple[str, str]]
+) -> list[list[Attempt] | PoisonRecordError | FencedError]:
+    """Read buyers' records, each (campaign id, user id), in one round trip, if Redis has lost nothing of theirs.
+
+    An attempt that is not among them was never accepted. Of a campaign whose gate is closed nobody can say that.
+
+    Raises:
+        BackendError: Redis is not there.
+    """
+    campaign_ids = list({campaign_id: None for campaign_id, _ in buyers})
+    try:
+        async with client.pipeline(transaction=False) as pipe:
+            pipe.info("server")
+            for campaign_id in campaign_ids:
+                pipe.hget(keys.campaign(campaign_id), "run_id")
+            # After the run ids: what recovery has put back by then is read.
+            pipe.mget([keys.buyer(*buyer) for buyer in buyers])
+            server, *run_ids, packed = await pipe.execute()
+    except ANSWERS_LOST as error:
+        raise BackendError(f"Redis: {error}") from error
+    stored = dict(zip(campaign_ids, run_ids, strict=True))
+    open_ = {campaign_id for campaign_id, run_id in stored.items() if run_id == server["run_id"].encode()}
+    return [
+        attempts_or_error(one) if campaign_id in open_ else FencedError(f"campaign {campaign_id}: closed")
+        for (campaign_id, _), one in zip(buyers, packed, strict=True)
+    ]
+
+
 async def read_snapshot(client: "redis.Redis", campaign_id: str, holders_from: int = 0) -> Snapshot | None:
     """Read a campaign atomically; None if there is none.
 
@@ -258,6 +305,66 @@ async def read_snapshot(client: "redis.Redis", campaign_id: str, holders_from: i
         holders=holders,
         checkpoint=(checkpoint or b"0-0").decode(),
     )
+
+
+async def read_gates(client: "redis.Redis", campaign_ids: Sequence[str]) -> dict[str, CampaignGate]:
+    """Read where campaigns stand now, in one round trip; the ones that there are.
+
+    Raises:
+        BackendError: Redis is not there.
+    """
+    try:
+        async with client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for campaign_id in campaign_ids:
+                pipe.hmget(keys.campaign(campaign_id), "state", "opens_ms", "closes_ms")
+            now, *found = await pipe.execute()
+    except ANSWERS_LOST as error:
+        raise BackendError(f"Redis: {error}") from error
+    now_ms = now[0] * 1_000 + now[1] // 1_000
+    return {
+        campaign_id: CampaignGate(state.decode(), int(opens_ms), int(closes_ms), now_ms)
+        for campaign_id, (state, opens_ms, closes_ms) in zip(campaign_ids, found, strict=True)
+        if state is not None
+    }
+
+
+async def read_lines(
+    client: "redis.Redis", skus: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], StockLine | PoisonRecordError]:
+    """Read SKUs, each (campaign id, SKU id), in one round trip; the ones that there are, or why one cannot be read.
+
+    Raises:
+        BackendError: Redis is not there.
+    """
+    try:
+        async with client.pipeline(transaction=False) as pipe:
+            for campaign_id, sku_id in skus:
+                pipe.hget(keys.stock(campaign_id), sku_id)
+            found = await pipe.execute()
+    except ANSWERS_LOST as error:
+        raise BackendError(f"Redis: {error}") from error
+    return {sku: _line_or_error(line) for sku, line in zip(skus, found, strict=True) if line is not None}
+
+
+def _line_or_error(line: bytes) -> StockLine | PoisonRecordError:
+    try:
+        return parse_stock_line(line)
+    except PoisonRecordError as error:
+        return error
+
+
+async def read_kind(client: "redis.Redis", campaign_id: str) -> str:
+    """Return a campaign's kind, which never changes; empty if there is no such campaign.
+
+    Raises:
+        BackendError: Redis is not there.
+    """
+    try:
+        kind = await client.hget(keys.campaign(campaign_id), "kind")
+    except ANSWERS_LOST as error:
+        raise BackendError(f"Redis: {error}") from error
+    return kind.decode() if isinstance(kind, bytes) else ""
 
 
 async def read_load_no(client: "redis.Redis", campaign_id: str) -> int:

@@ -1,25 +1,17 @@
 """A crowd of buyers, decided without I/O: who asks what, what follows from an answer, and whether it was true.
 
-All buyers want one unit of the same thing, of which each may have one. Most ask once. Impatient ones send the same
-request again with the same key, at once or after the answer; greedy ones try to buy a second time with another key.
-Who is told 429 or 503 comes back with the same key. Until the first order can expire nothing is given back, which makes
-the truth simple: an acceptance is for ever, and so is SOLD_OUT. From then on SOLD_OUT may be followed by a 202, and who
-has let his order expire may buy again.
+This is what all crowds have in common. What they want, and what contradicts what, differs: `crowd_orders` buys or
+redeems, `crowd_draws` draws in a lottery. Who is told 429 or 503, or nothing, comes back with the same key.
 """
 
 import enum
 import random
-import re
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
-from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-IMPATIENT_SHARE: Final = 0.10
-"""Send the same request twice, one half of them without waiting for the answer."""
-GREEDY_SHARE: Final = 0.05
-"""Try a second purchase with another key."""
 RETRIES_MAX: Final = 8
 """How often a request that was answered 429 or 503, or not at all, is sent again."""
 RETRY_AFTER_MAX_S: Final = 5.0
@@ -31,15 +23,6 @@ EXAMPLES_MAX: Final = 5
 """Untrue answers told in full, of each kind."""
 
 
-class Manner(Enum):
-    """How a buyer behaves."""
-
-    PLAIN = enum.auto()
-    TWICE_AT_ONCE = enum.auto()
-    TWICE_AFTERWARDS = enum.auto()
-    GREEDY = enum.auto()
-
-
 class Role(Enum):
     """What a request is for."""
 
@@ -49,15 +32,17 @@ class Role(Enum):
     AGAIN = enum.auto()
     """The same request, sent after the first one was answered."""
     SECOND = enum.auto()
-    """Another purchase."""
+    """Another purchase or draw, with another key; a buyer who draws may have several of these."""
 
 
 class Told(Enum):
     """What an answer comes to."""
 
     ACCEPTED = enum.auto()
+    DRAWN = enum.auto()
     SOLD_OUT = enum.auto()
     LIMIT_REACHED = enum.auto()
+    POINTS_SHORT = enum.auto()
     RATE_LIMITED = enum.auto()
     NOT_NOW = enum.auto()
     """503, or no answer: nothing is known."""
@@ -69,9 +54,28 @@ class Outcome(Enum):
     """How a buyer ends; each in exactly one way."""
 
     ACCEPTED = "accepted"
+    WON = "won"
+    NO_PRIZE = "no_prize"
+    """He has drawn, and won nothing."""
     SOLD_OUT = "sold_out"
+    POINTS_SHORT = "points_short"
     RATE_LIMITED = "rate_limited"
     FAILED = "failed"
+
+
+class Draw(NamedTuple):
+    """A draw as its buyer is told of it."""
+
+    draw_id: str
+    sku_id: str
+    """Empty where nothing was won."""
+    points: int
+    left: int
+    """Draws that the buyer still has."""
+    seq: int
+    """Its line in the lottery's log."""
+    hash: str
+    """Of its entry there."""
 
 
 class Reply(NamedTuple):
@@ -82,43 +86,43 @@ class Reply(NamedTuple):
     order_id: str = ""
     replayed: bool = False
     retry_after_s: float = 0.0
+    draw: Draw | None = None
 
 
 NO_REPLY: Final = Reply(0, "NO_ANSWER", retry_after_s=LOST_RETRY_S)
 
 
 class Buyer:
-    """One buyer and what he has been told so far, per key (the first purchase, the second)."""
+    """One buyer, as far as all crowds know him."""
 
-    __slots__ = ("accepted_as_new", "in_doubt", "last", "manner", "number", "order_ids", "sold_out", "waiting_for")
+    __slots__ = ("in_doubt", "number", "waiting_for")
 
-    def __init__(self, number: int, manner: Manner) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.manner = manner
         self.waiting_for = 0
-        self.order_ids = ["", ""]
-        self.accepted_as_new = [False, False]
-        self.sold_out = [False, False]
         self.in_doubt = False
         """A request came to nothing that is known: it may have been accepted."""
-        self.last = Told.REFUSED
-        """What the first purchase came to at last."""
 
 
-class Ask:
+B = TypeVar("B", bound=Buyer)
+
+
+class Ask(Generic[B]):
     """One request of a buyer; the same object is sent again after 429 and 503."""
 
-    __slots__ = ("buyer", "key_no", "ready_s", "role", "tries", "was_promised")
+    __slots__ = ("buyer", "hangs_up", "key_no", "ready_s", "role", "tries", "was_promised")
 
-    def __init__(self, buyer: Buyer, role: Role) -> None:
+    def __init__(self, buyer: B, role: Role, key_no: int, *, hangs_up: bool = False) -> None:
         self.buyer = buyer
         self.role = role
-        self.key_no = 1 if role is Role.SECOND else 0
+        self.key_no = key_no
+        self.hangs_up = hangs_up
+        """Whether the connection breaks before the answer to the first try is there."""
         self.tries = 0
         self.ready_s = 0.0
         """When the buyer was ready to send it, seconds of the sender's clock."""
         self.was_promised = False
-        """Whether this key had been answered 202 when the request was sent."""
+        """Whether this key had been answered for good when the request was sent."""
 
 
 def buyer_name(number: int) -> str:
@@ -127,7 +131,7 @@ def buyer_name(number: int) -> str:
 
 
 def purchase_key(seed: int, number: int, key_no: int = 0) -> str:
-    """Return the Idempotency-Key of a buyer's first purchase, or of his second."""
+    """Return the Idempotency-Key of a buyer's first purchase or draw, or of a further one."""
     return f"{seed}-{number}-{key_no}"
 
 
@@ -136,10 +140,14 @@ def classify(reply: Reply) -> Told:
     match reply.status, reply.code:
         case 202, _:
             return Told.ACCEPTED
+        case 200, _ if reply.draw is not None:
+            return Told.DRAWN
         case 409, "SOLD_OUT":
             return Told.SOLD_OUT
         case 409, "LIMIT_REACHED":
             return Told.LIMIT_REACHED
+        case 409, "POINTS_SHORT":
+            return Told.POINTS_SHORT
         case 429, _:
             return Told.RATE_LIMITED
         case ((0 | 503), _):
@@ -158,24 +166,25 @@ def pause_s(retry_after_s: float, chance: float) -> float:
     return min(max(retry_after_s, 0.0), RETRY_AFTER_MAX_S) + chance * RETRY_JITTER_S
 
 
-class Crowd:
+class Crowd(ABC, Generic[B]):
     """All buyers. The caller sends what it is given, and tells what was answered.
 
     Args:
-        campaign_id: what order ids must begin with.
-        buyers: how many.
-        seed: the same seed makes the same crowd.
+        buyers: everybody.
+        chance: the same one makes the same crowd.
+        known: what may be answered; anything else counts as REFUSED.
     """
 
-    def __init__(self, campaign_id: str, buyers: int, seed: int) -> None:
-        self._chance = random.Random(seed)  # noqa: S311 -- no secret
-        self._order_id = re.compile(re.escape(campaign_id) + r"~[0-9a-f]{32}")
-        self._buyers = [Buyer(number, self._manner()) for number in range(buyers)]
-        self.unsettled = buyers
+    def __init__(self, buyers: Sequence[B], chance: random.Random, known: frozenset[Told]) -> None:
+        self.buyers = buyers
+        self.chance = chance
+        self._known = known | {Told.RATE_LIMITED, Told.NOT_NOW}
+        self.unsettled = len(buyers)
         self.units_come_back = False
-        """Whether orders may have expired by now, so that their units are on sale again."""
+        """Whether units may be on sale again that were sold before."""
         self.outcomes: Counter[Outcome] = Counter()
         self.order_ids: set[str] = set()
+        """Ids of all orders, and draws that won, that anybody was told of."""
         self.answers: Counter[str] = Counter()
         self.untrue: Counter[str] = Counter()
         self.examples: list[str] = []
@@ -183,114 +192,82 @@ class Crowd:
         self.replays = 0
         self.retries = 0
 
-    def _manner(self) -> Manner:
-        chance = self._chance.random()
-        if chance < IMPATIENT_SHARE:
-            return Manner.TWICE_AT_ONCE if chance < IMPATIENT_SHARE / 2 else Manner.TWICE_AFTERWARDS
-        return Manner.GREEDY if chance < IMPATIENT_SHARE + GREEDY_SHARE else Manner.PLAIN
+    @abstractmethod
+    def first_asks(self, buyer: B) -> Iterator[Ask[B]]:
+        """Yield what a buyer asks at once."""
 
-    def arrive(self) -> Iterator[Ask]:
-        """Return everybody's first request, and the second of those who cannot wait."""
-        for buyer in self._buyers:
-            yield self._ask(buyer, Role.FIRST)
-            if buyer.manner is Manner.TWICE_AT_ONCE:
-                yield self._ask(buyer, Role.TWIN)
+    @abstractmethod
+    def is_promised(self, ask: Ask[B]) -> bool:
+        """Tell whether the key of a request was answered for good before."""
 
-    def _ask(self, buyer: Buyer, role: Role) -> Ask:
+    @abstractmethod
+    def judge(self, ask: Ask[B], told: Told, reply: Reply) -> None:
+        """Hold an answer against everything that this buyer was told before, and remember it."""
+
+    @abstractmethod
+    def next_asks(self, ask: Ask[B], told: Told) -> Iterator[Ask[B]]:
+        """Yield what a buyer asks because a request was answered for good."""
+
+    @abstractmethod
+    def outcome(self, buyer: B) -> Outcome:
+        """Return how a buyer ends."""
+
+    def counts(self) -> dict[str, int]:
+        """Return how far the crowd has come, by name."""
+        return {outcome.value: self.outcomes[outcome] for outcome in Outcome}
+
+    def draws(self) -> list[Draw]:
+        """Return all draws that buyers were told of."""
+        return []
+
+    def empty_handed(self, _count_max: int) -> list[int]:
+        """Return the numbers of buyers who would take what comes back, as many as asked for."""
+        return []
+
+    # -- what the caller calls -------------------------------------------------------------------------------------
+
+    def arrive(self) -> Iterator[Ask[B]]:
+        """Return everybody's first requests."""
+        for buyer in self.buyers:
+            yield from self.first_asks(buyer)
+
+    def ask(self, buyer: B, role: Role, key_no: int = 0, *, hangs_up: bool = False) -> Ask[B]:
+        """Return a request that the buyer now waits for."""
         buyer.waiting_for += 1
-        return Ask(buyer, role)
+        return Ask(buyer, role, key_no, hangs_up=hangs_up)
 
-    def sending(self, ask: Ask) -> None:
+    def sending(self, ask: Ask[B]) -> None:
         """Take note that a request goes out now."""
         self.sent += 1
-        ask.was_promised = bool(ask.buyer.order_ids[ask.key_no])
+        ask.was_promised = self.is_promised(ask)
 
-    def hear(self, ask: Ask, reply: Reply) -> list[tuple[Ask, float]]:
+    def hear(self, ask: Ask[B], reply: Reply) -> list[tuple[Ask[B], float]]:
         """Take an answer in; returns what is to be sent because of it, and after how many seconds."""
         told = classify(reply)
+        if told not in self._known:
+            told = Told.REFUSED
         buyer = ask.buyer
         self.answers[reply.code or str(reply.status)] += 1
-        self._judge(ask, told, reply)
+        self.judge(ask, told, reply)
         if told is Told.NOT_NOW:
             buyer.in_doubt = True
         if comes_back(told, ask.tries):
             ask.tries += 1
             self.retries += 1
-            return [(ask, pause_s(reply.retry_after_s, self._chance.random()))]
-        if ask.role in {Role.FIRST, Role.TWIN} and told is not Told.NOT_NOW:
-            buyer.last = told
-        following = [(self._ask(buyer, role), 0.0) for role in _next_roles(ask, told)]
+            return [(ask, pause_s(reply.retry_after_s, self.chance.random()))]
+        following = [(one, 0.0) for one in self.next_asks(ask, told)]
         buyer.waiting_for -= 1
         if not buyer.waiting_for:
             self.unsettled -= 1
-            self.outcomes[_outcome(buyer)] += 1
+            self.outcomes[self.outcome(buyer)] += 1
         return following
 
-    def _judge(self, ask: Ask, told: Told, reply: Reply) -> None:
-        """Hold an answer against everything that this buyer was told before, and remember it."""
-        if told is Told.ACCEPTED:
-            self._judge_acceptance(ask, reply)
-            return
-        if told in {Told.RATE_LIMITED, Told.NOT_NOW}:
-            return
-        buyer, key_no = ask.buyer, ask.key_no
-        if buyer.order_ids[key_no]:
-            self._untrue(ask, reply, "a refusal of an order that was accepted")
-        if told is Told.LIMIT_REACHED and not buyer.order_ids[1 - key_no] and not buyer.in_doubt:
-            self._untrue(ask, reply, "LIMIT_REACHED for a buyer who holds nothing")
-        if told is Told.SOLD_OUT:
-            buyer.sold_out[key_no] = True
-
-    def _judge_acceptance(self, ask: Ask, reply: Reply) -> None:
-        buyer, key_no = ask.buyer, ask.key_no
-        known = buyer.order_ids[key_no]
-        if not self._order_id.fullmatch(reply.order_id):
-            self._untrue(ask, reply, "202 without an order id of this campaign")
-            return
-        if known and known != reply.order_id:
-            self._untrue(ask, reply, "another order id for the same key")
-        if not reply.replayed and (ask.was_promised or buyer.accepted_as_new[key_no]):
-            self._untrue(ask, reply, "a replay told as a new order")
-        if not self.units_come_back:
-            if any(buyer.sold_out):
-                self._untrue(ask, reply, "202 after SOLD_OUT")
-            if buyer.order_ids[1 - key_no]:
-                self._untrue(ask, reply, "two orders for one buyer")
-        if reply.replayed:
-            self.replays += 1
-        else:
-            buyer.accepted_as_new[key_no] = True
-        buyer.order_ids[key_no] = known or reply.order_id
-        self.order_ids.add(reply.order_id)
-
-    def empty_handed(self, count_max: int) -> list[int]:
-        """Return the numbers of buyers who were told SOLD_OUT for good, as many as asked for."""
-        found = (buyer.number for buyer in self._buyers if _outcome(buyer) is Outcome.SOLD_OUT)
-        return list(islice(found, count_max))
-
-    def _untrue(self, ask: Ask, reply: Reply, what: str) -> None:
+    def call_untrue(self, ask: Ask[B], reply: Reply, what: str) -> None:
+        """Take note that an answer cannot be true."""
         self.untrue[what] += 1
         if self.untrue[what] <= EXAMPLES_MAX:
             said = f"{reply.status} {reply.code or reply.order_id}"
             self.examples.append(f"buyer {ask.buyer.number}, {ask.role.name.lower()} request: {what}: {said}")
 
 
-def _next_roles(ask: Ask, told: Told) -> tuple[Role, ...]:
-    """Return what a buyer asks for once the first request is answered for good."""
-    if ask.role is not Role.FIRST or told in {Told.RATE_LIMITED, Told.NOT_NOW}:
-        return ()
-    match ask.buyer.manner:
-        case Manner.TWICE_AFTERWARDS:
-            return (Role.AGAIN,)
-        case Manner.GREEDY:
-            return (Role.SECOND,)
-        case _:
-            return ()
-
-
-def _outcome(buyer: Buyer) -> Outcome:
-    if any(buyer.order_ids):
-        return Outcome.ACCEPTED
-    if buyer.sold_out[0]:
-        return Outcome.SOLD_OUT
-    return Outcome.RATE_LIMITED if buyer.last is Told.RATE_LIMITED else Outcome.FAILED
+AnyCrowd = Crowd[Any]

@@ -4,11 +4,11 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
-from bench.crowd import Reply
+from bench.crowd import Draw, Reply
 
 HEAD_BYTES_MAX: Final = 16_384
 BODY_BYTES_MAX: Final = 1_048_576
@@ -63,20 +63,35 @@ def parse_response(buffer: bytes) -> Response | None:
 
 
 def read_reply(response: Response) -> Reply:
-    """Return what a buyer reads out of the answer to an order; what makes no sense has no code and no order id."""
+    """Return what a buyer reads out of the answer to an order or a draw.
+
+    What makes no sense has no code, no order id and no draw.
+    """
     try:
         document = orjson.loads(response.body)
     except orjson.JSONDecodeError:
         document = None
     if not isinstance(document, dict):
         document = {}
+    draw = _read_draw(document) if response.status == 200 else None
     return Reply(
         response.status,
-        str(document.get("code", "")) or ("ACCEPTED" if response.status == 202 else ""),
+        str(document.get("code", "")) or ("ACCEPTED" if response.status == 202 else "DRAWN" if draw else ""),
         str(document.get("order_id", "")),
         response.headers.get(b"idempotent-replayed") == b"true",
         _seconds(response.headers.get(b"retry-after", b"")),
+        draw,
     )
+
+
+def _read_draw(document: dict[str, Any]) -> Draw | None:
+    try:
+        prize = document["prize"]
+        sku_id, points = (prize["sku_id"], prize["points"]) if prize is not None else ("", 0)
+        found = Draw(document["draw_id"], sku_id, points, document["draws_left"], document["seq"], document["hash"])
+    except (KeyError, TypeError):
+        return None
+    return found if list(map(type, found)) == [str, str, int, int, int, str] else None
 
 
 def _seconds(value: bytes) -> float:

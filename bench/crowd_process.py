@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jwt
 import msgspec
@@ -23,9 +23,12 @@ from hdrh.histogram import HdrHistogram
 from setproctitle import setproctitle
 
 from bench import link
-from bench.crowd import NO_REPLY, Ask, Crowd, Outcome, Reply, buyer_name, purchase_key
+from bench.crowd import NO_REPLY, AnyCrowd, Ask, Reply, buyer_name, purchase_key
+from bench.crowd_draws import DrawCrowd
 from bench.crowd_http import Lane, Response, read_reply
 from bench.crowd_messages import GO, Failed, Job, Message, Progress, Ready, Result, to_line
+from bench.crowd_orders import OrderCrowd, RedemptionCrowd
+from domain.campaign import LOTTERY, REDEMPTION
 
 TOKEN_VALID_S: Final = 3_600
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -40,10 +43,22 @@ RECONNECT_PAUSE_S: Final = 0.1
 RECONNECTS_MAX: Final = 20
 """In a row, of one connection."""
 LATENCY_MAX_US: Final = 3_600_000_000
+HANG_UP_S: Final = 0.002
+"""A buyer who loses the connection does so this long after the request was sent."""
+PATHS: Final = {LOTTERY: "/v1/draws", REDEMPTION: "/v1/redemptions"}
+"""Kind of campaign → where its requests go; all others to /v1/orders."""
 
 
 class CrowdFailedError(Exception):
     """The crowd cannot do its job; the message says why."""
+
+
+def make_crowd(job: Job) -> AnyCrowd:
+    """Return the crowd that suits a job's kind of campaign."""
+    if job.kind == LOTTERY:
+        return DrawCrowd(job.campaign_id, job.buyers, job.seed, draws_per_user=job.draws_per_user, prizes=job.prizes)
+    made = RedemptionCrowd if job.kind == REDEMPTION else OrderCrowd
+    return made(job.campaign_id, job.buyers, job.seed)
 
 
 class Requests:
@@ -57,24 +72,26 @@ class Requests:
             jwt.encode({"sub": buyer_name(number), "aud": job.audience, "exp": expires}, key, algorithm="HS256")
             for number in range(job.buyers)
         ]
-        body = orjson.dumps({"campaign_id": job.campaign_id, "sku_id": job.sku_id, "quantity": 1}).decode()
+        wanted = {} if job.kind == LOTTERY else {"sku_id": job.sku_id, "quantity": 1}
+        body = orjson.dumps({"campaign_id": job.campaign_id, **wanted}).decode()
+        self._head = (
+            f"POST {PATHS.get(job.kind, '/v1/orders')} HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer "
+        )
         self._tail = f"\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         self._seed = job.seed
         self.page = f"GET /v1/campaigns/{job.campaign_id} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode()
 
-    def order(self, ask: Ask) -> bytes:
-        """Return `POST /v1/orders`; the same purchase has the same key."""
+    def of(self, ask: Ask[Any]) -> bytes:
+        """Return the request; the same purchase or draw has the same key."""
         number = ask.buyer.number
-        return (
-            f"POST /v1/orders HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {self._tokens[number]}\r\n"
-            f"Idempotency-Key: {purchase_key(self._seed, number, ask.key_no)}{self._tail}"
-        ).encode()
+        key = purchase_key(self._seed, number, ask.key_no)
+        return f"{self._head}{self._tokens[number]}\r\nIdempotency-Key: {key}{self._tail}".encode()
 
 
 class Driver:
     """Lets a crowd loose over a bounded number of connections."""
 
-    def __init__(self, job: Job, crowd: Crowd, requests: Requests, out: int) -> None:
+    def __init__(self, job: Job, crowd: AnyCrowd, requests: Requests, out: int) -> None:
         self._job = job
         self._crowd = crowd
         self._requests = requests
@@ -82,9 +99,9 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._lanes: set[Lane] = set()
         self._idle: list[Lane] = []
-        self._asked: dict[Lane, Ask] = {}
+        self._asked: dict[Lane, Ask[Any]] = {}
         self._pages: dict[Lane, asyncio.Future[Response]] = {}
-        self._ready: deque[Ask] = deque()
+        self._ready: deque[Ask[Any]] = deque()
         self._reconnecting: set[asyncio.Task[None]] = set()
         self._latencies_us = array.array("Q")
         self._done = asyncio.Event()
@@ -191,7 +208,7 @@ class Driver:
 
     # -- requests --------------------------------------------------------------------------------------------------
 
-    def _offer(self, ask: Ask) -> None:
+    def _offer(self, ask: Ask[Any]) -> None:
         ask.ready_s = time.monotonic()
         self._ready.append(ask)
         self._pump()
@@ -205,7 +222,14 @@ class Driver:
             ask = self._ready.popleft()
             self._crowd.sending(ask)
             self._asked[lane] = ask
-            lane.send(self._requests.order(ask))
+            lane.send(self._requests.of(ask))
+            if ask.hangs_up and not ask.tries:
+                self._loop.call_later(HANG_UP_S, self._hang_up, lane, ask)
+
+    def _hang_up(self, lane: Lane, ask: Ask[Any]) -> None:
+        """Lose a connection unless it was quick: what the answer says is not known then."""
+        if self._asked.get(lane) is ask:
+            lane.abort()
 
     def _answered(self, lane: Lane, response: Response) -> None:
         page = self._pages.pop(lane, None)
@@ -220,7 +244,7 @@ class Driver:
         self._hear(ask, read_reply(response))
         self._pump()
 
-    def _hear(self, ask: Ask, reply: Reply) -> None:
+    def _hear(self, ask: Ask[Any], reply: Reply) -> None:
         for following, after_s in self._crowd.hear(ask, reply):
             if after_s:
                 self._loop.call_later(after_s, self._offer, following)
@@ -242,10 +266,7 @@ class Driver:
 
     def _tell_progress(self) -> None:
         seconds = time.monotonic() - self._start_s
-        tell(self._out, Progress(seconds=seconds, sent=self._crowd.sent, **self._outcomes()))
-
-    def _outcomes(self) -> dict[str, int]:
-        return {outcome.value: self._crowd.outcomes[outcome] for outcome in Outcome}
+        tell(self._out, Progress(seconds=seconds, sent=self._crowd.sent, counts=self._crowd.counts()))
 
     def _result(self, ended_s: float, cpu_s: float) -> Result:
         crowd = self._crowd
@@ -256,13 +277,14 @@ class Driver:
             seconds=ended_s - self._start_s,
             accepting_s=max(0.0, self._accepted_s - self._start_s),
             sent=crowd.sent,
-            **self._outcomes(),
+            counts=crowd.counts(),
             answers=dict(crowd.answers),
             replays=crowd.replays,
             retries=crowd.retries,
             untrue=dict(crowd.untrue),
             examples=crowd.examples,
             order_ids=sorted(crowd.order_ids),
+            draws=crowd.draws(),
             empty_handed=crowd.empty_handed(self._job.empty_handed_max),
             p50_ms=histogram.get_value_at_percentile(50) / 1000,
             p99_ms=histogram.get_value_at_percentile(99) / 1000,
@@ -284,7 +306,7 @@ def tell(out: int, message: Message) -> None:
 
 async def work(job: Job, in_: int, out: int) -> None:
     """Do the job; what goes wrong is told."""
-    driver = Driver(job, Crowd(job.campaign_id, job.buyers, job.seed), Requests(job), out)
+    driver = Driver(job, make_crowd(job), Requests(job), out)
     try:
         lanes = await driver.gather()
     except CrowdFailedError as error:

@@ -1,5 +1,6 @@
 """How fast a backlog gets into MySQL, beside a bare loop that inserts the same rows: figures from rounds. Pure."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -77,6 +78,17 @@ def overall_per_s(stints: Sequence[Stint]) -> float:
     return ratio(sum(one.records for one in stints), sum(one.seconds for one in stints))
 
 
+def left_after(found: Drained) -> list[int]:
+    """Return how many records were queued still after each round of the writer's: its lag."""
+    written = itertools.accumulate(one.records for one in found.writer)
+    return [max(0, found.records - done) for done in written]
+
+
+def drain_s(stints: Sequence[Stint]) -> float:
+    """Return how long one of the two took for all that it has written, without the other's turns."""
+    return sum(one.seconds for one in stints)
+
+
 def quarters(found: Drained) -> list[int]:
     """Return the writer's memory at the start and after each quarter of the rounds, bytes."""
     rounds = len(found.writer)
@@ -108,6 +120,8 @@ def to_json(found: Drained) -> dict[str, Any]:
     """Return everything as plain values."""
     return {
         **msgspec.to_builtins(found),
+        "lag_records": left_after(found),
+        "drain_s": drain_s(found.writer),
         "writer_per_s": overall_per_s(found.writer),
         "bare_per_s": overall_per_s(found.bare),
         "ratio": ratio(overall_per_s(found.writer), overall_per_s(found.bare)),

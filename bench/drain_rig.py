@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,10 +17,11 @@ import orjson
 from adapters.kafka import create_topics
 from adapters.mysql import Pool, connect_pool, query
 from bench.cpu import cpu_s
-from bench.drain import BARE, WRITER, Drained, Stint, rounds_of, shares
+from bench.drain import BARE, WRITER, Drained, Stint, overall_per_s, rounds_of, shares
 from bench.drain_load import DrainLoad
 from bench.drain_queue import queue
 from bench.errors import BenchError
+from bench.figures import ratio
 from bench.servers import EnvironmentOf
 from domain.events import dead_topic
 from domain.settings import Settings
@@ -94,7 +95,7 @@ async def measure_drain(plan: DrainPlan, say: Callable[[str], None]) -> Drained:
                 stints[kind].append(await hands[kind].write(max(1, wanted - have)))
             say(
                 f"round {number + 1}: writer {stints[WRITER][-1].per_s:,.0f} records/s, "
-                f"bare loop {stints[BARE][-1].per_s:,.0f}"
+                f"bare loop {stints[BARE][-1].per_s:,.0f}; {_left(plan.records, stints[WRITER])}"
             )
         for kind, hand in hands.items():
             written = first[kind].records + sum(one.records for one in stints[kind])
@@ -107,6 +108,12 @@ async def measure_drain(plan: DrainPlan, say: Callable[[str], None]) -> Drained:
         bare=stints[BARE],
         rss_start_bytes=first[WRITER].rss_bytes,
     )
+
+
+def _left(records: int, stints: Sequence[Stint]) -> str:
+    """Tell the writer's lag, and how long it will take it to catch up at the pace so far."""
+    left = max(0, records - sum(one.records for one in stints))
+    return f"{left:,} left, {ratio(left, overall_per_s(stints)):.1f} s to go"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,15 @@ from typing import Final, Literal
 
 import msgspec
 
+from bench.load_shapes import Shape
+
+
+class Aim(msgspec.Struct, frozen=True, kw_only=True):
+    """What some of the requests are: where they go, and their body, JSON that needs no escaping."""
+
+    path: str
+    text: str
+
 
 class LoadJob(msgspec.Struct, frozen=True, kw_only=True):
     """What one process is to do. All rates and counts are its own share, but `rate_per_s`, `part` and `parts`.
@@ -24,6 +33,11 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True):
         requests: closed: at most.
         wait_max_s: open: a request that found no free connection for so long is dropped.
         drain_s: how long answers are waited for after the last request.
+        shape: open: when requests are due; None: at `rate_per_s`, which is for constant rates alone.
+        aims: what is asked for, one after the other; none: orders of `sku_ids`.
+        settle_s: afterwards, for so long at most, ask again with the same keys what came of requests whose outcome is
+            not known.
+        progress_s: tell how far it is every so many seconds; 0: never.
     """
 
     mode: Literal["open", "closed"]
@@ -44,12 +58,28 @@ class LoadJob(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     wait_max_s: float = 1.0
     drain_s: float = 10.0
+    shape: Shape | None = None
+    aims: tuple[Aim, ...] = ()
+    settle_s: float = 0.0
+    progress_s: float = 0.0
 
 
 class LoadReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """All connections are there; a start time sets the process off."""
 
     connections: int
+
+
+class LoadProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """How far a process is, since the common start; for the counts see `LoadResult`."""
+
+    seconds: float
+    offered: int
+    sent: int
+    answered: int
+    late: int
+    dropped: int
+    classes: dict[str, int]
 
 
 class LoadResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
@@ -70,6 +100,11 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
         seconds: from the common start to the last answer.
         cpu_s: of this process meanwhile.
         lag_max_ms: how late the process has noticed that a request was due, at most.
+        classes: result class (`bench.load_outcomes`) → how many of those that were sent; of all aims together.
+        by_aim: the same, for each aim.
+        unknown: of the failed, those of which nobody knows what came of them.
+        settled: of the unknown, for each aim, result class → what they turned out to be when asked about again.
+        won: draws with a prize, those that were settled among them.
     """
 
     offered: int
@@ -86,6 +121,11 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     seconds: float
     cpu_s: float
     lag_max_ms: float
+    classes: dict[str, int] = {}
+    by_aim: list[dict[str, int]] = []
+    unknown: int = 0
+    settled: list[dict[str, int]] = []
+    won: int = 0
 
 
 class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -94,7 +134,7 @@ class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     why: str
 
 
-LoadMessage = LoadReady | LoadResult | LoadFailed
+LoadMessage = LoadReady | LoadProgress | LoadResult | LoadFailed
 
 LATE_S: Final = 0.005
 LATENCY_MAX_US: Final = 3_600_000_000

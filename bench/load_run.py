@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from hdrh.histogram import HdrHistogram
@@ -20,10 +20,12 @@ from bench.load_messages import (
     LoadFailed,
     LoadJob,
     LoadMessage,
+    LoadProgress,
     LoadReady,
     LoadResult,
     from_line,
 )
+from bench.load_outcomes import ResultClass, by_class
 from bench.load_schedule import Strain, bottlenecks, saturated
 from domain.errors import BackendError
 from stack.errors import ChildFailed
@@ -41,6 +43,13 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
         answered_per_s: answers a second, until the last one.
         bottlenecks: why the driver itself was the bottleneck; empty if it was not.
         saturated: all connections were busy and requests were dropped for it: the server answers too slowly.
+        classes: result class (`bench.load_outcomes`) → how many of those that were sent.
+        accepted: accepted requests of each aim, those that were settled afterwards among them; none: the driver of
+            another version.
+        unknown: of the failed, those of which nobody knew at first what had come of them.
+        settled: of these, result class → what they turned out to be.
+        unsettled: of these, those of which nobody knows it still.
+        won: draws with a prize.
     """
 
     offered: int
@@ -67,6 +76,12 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     driver_lag_max_ms: float
     bottlenecks: list[str]
     saturated: bool
+    classes: dict[str, int] = {}
+    accepted: list[int] = []
+    unknown: int = 0
+    settled: dict[str, int] = {}
+    unsettled: int = 0
+    won: int = 0
 
 
 def split(job: LoadJob, processes: int) -> list[LoadJob]:
@@ -122,7 +137,10 @@ def merge(results: Sequence[LoadResult], job: LoadJob) -> tuple[LoadReport, HdrH
         seconds=round(seconds, 3),
         offered_per_s=round(offered / job.seconds if job.mode == "open" else sent / max(seconds, 1e-9), 1),
         answered_per_s=round(answered / max(seconds, 1e-9), 1),
-        **{name: _percentile_ms(histogram, at) for name, at in _PERCENTILES.items()},
+        p50_ms=_percentile_ms(histogram, 50.0),
+        p90_ms=_percentile_ms(histogram, 90.0),
+        p99_ms=_percentile_ms(histogram, 99.0),
+        p99_9_ms=_percentile_ms(histogram, 99.9),
         max_ms=histogram.get_max_value() / 1000 if histogram.get_total_count() else 0.0,
         inflight_max=strain.inflight_max,
         connections=job.connections,
@@ -131,25 +149,61 @@ def merge(results: Sequence[LoadResult], job: LoadJob) -> tuple[LoadReport, HdrH
         driver_lag_max_ms=round(max(r.lag_max_ms for r in results), 2),
         bottlenecks=bottlenecks(strain) if job.mode == "open" else [],
         saturated=job.mode == "open" and saturated(strain),
+        **_outcomes(results),
     )
     return report, histogram
 
 
-_PERCENTILES: Final = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p99_9_ms": 99.9}
+def _outcomes(results: Sequence[LoadResult]) -> dict[str, Any]:
+    classes, settled, accepted = Counter[str](), Counter[str](), Counter[int]()
+    for result in results:
+        classes.update(result.classes)
+        for aims in (result.by_aim, result.settled):
+            for number, aim in enumerate(aims):
+                accepted[number] += aim[ResultClass.ACCEPTED]
+        for aim in result.settled:
+            settled.update(aim)
+    unknown = sum(result.unknown for result in results)
+    return {
+        "classes": by_class(classes),
+        "accepted": [accepted[number] for number in range(len(accepted))],
+        "unknown": unknown,
+        "settled": by_class(settled),
+        "unsettled": unknown - settled.total(),
+        "won": sum(result.won for result in results),
+    }
 
 
 def _percentile_ms(histogram: HdrHistogram, at: float) -> float:
     return float(histogram.get_value_at_percentile(at)) / 1000 if histogram.get_total_count() else 0.0
 
 
-async def run_load(job: LoadJob, processes: int, log: Path) -> tuple[LoadReport, HdrHistogram]:
+OnProgress = Callable[[LoadProgress], None]
+
+
+async def run_load(
+    job: LoadJob,
+    processes: int,
+    log: Path,
+    on_progress: OnProgress | None = None,
+    *,
+    on_start: Callable[[], None] | None = None,
+) -> tuple[LoadReport, HdrHistogram]:
     """Run a job in so many processes.
+
+    Args:
+        job: of all of them together.
+        processes: at most; there is at least one connection for each.
+        log: where their output goes.
+        on_progress: told how far all of them are together, if the job has `progress_s`.
+        on_start: called when the first request is due.
 
     Raises:
         BenchError: the target cannot be reached, or a process failed.
     """
     jobs = split(job, processes)
-    silence_max_s = job.seconds + job.drain_s + job.wait_max_s + SILENCE_SPARE_S
+    silence_max_s = job.seconds + job.drain_s + job.wait_max_s + job.settle_s + SILENCE_SPARE_S
+    together = _Together(on_progress)
     async with contextlib.AsyncExitStack() as opened:
         links = [
             await opened.enter_async_context(
@@ -171,10 +225,43 @@ async def run_load(job: LoadJob, processes: int, log: Path) -> tuple[LoadReport,
             start = f"{time.monotonic() + BEGIN_AFTER_S:.6f}\n".encode()
             for link in links:
                 link.say(start)
-            results = await asyncio.gather(*(link.hear() for link in links))
+            if on_start is not None:
+                asyncio.get_running_loop().call_later(BEGIN_AFTER_S, on_start)
+            results = await asyncio.gather(*(together.hear(link) for link in links))
         except (ChildFailed, BackendError, OSError) as error:
             raise BenchError(f"load driver: {error}") from error
     return merge([result for result in results if isinstance(result, LoadResult)], job)
+
+
+class _Together:
+    """Adds up how far the processes are."""
+
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        self._on_progress = on_progress
+        self._latest: dict[int, LoadProgress] = {}
+
+    async def hear(self, link: ChildLink[LoadMessage]) -> LoadMessage:
+        """Return a process's last message; those before are progress."""
+        while isinstance(message := await link.hear(), LoadProgress):
+            self._latest[id(link)] = message
+            if self._on_progress is not None:
+                self._on_progress(self._sum())
+        return message
+
+    def _sum(self) -> LoadProgress:
+        latest = self._latest.values()
+        classes: Counter[str] = Counter()
+        for one in latest:
+            classes.update(one.classes)
+        return LoadProgress(
+            seconds=max(one.seconds for one in latest),
+            offered=sum(one.offered for one in latest),
+            sent=sum(one.sent for one in latest),
+            answered=sum(one.answered for one in latest),
+            late=sum(one.late for one in latest),
+            dropped=sum(one.dropped for one in latest),
+            classes=by_class(classes),
+        )
 
 
 class OwnDriver:

@@ -1,25 +1,16 @@
 """`flashgate bench …`: measurements. Each leaves a folder `runs/<name>/` with its figures and its environment."""
 
-import asyncio
-import contextlib
-import os
-import secrets
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
-import aiohttp
-import msgspec
 import orjson
 import typer
 
 from bench import drain, go_peer
 from bench.compare import Comparison, Plan, compare
 from bench.errors import BenchError
-from bench.load_messages import LoadJob
-from bench.load_run import run_load
 from bench.measure import Effort
-from bench.memory import connections_possible
 from bench.scale import to_json
 from bench.scale_rig import ScalePlan, measure_scale
 from bench.servers import GO, NGINX, PEERS, gateway_settings
@@ -27,16 +18,13 @@ from bench.wrk import Wrk
 from cli.bench_drain import drain_on_own_servers, show_drain
 from cli.bench_draws import draws_command
 from cli.bench_full import measure_full
-from cli.bench_load import SPARE_UNITS, Wanted, address, gateway_url, own_sale
+from cli.bench_load import load_command
+from cli.bench_locust import locust_command
 from cli.bench_reconcile import reconcile_command
 from cli.bench_run import RUNS, Run, run_measurement
-from cli.bench_view import show_comparison, show_load, show_scale
-from cli.config import load
-from domain.settings import RedisSettings, Settings
-
-KNOWN_TIMEOUT_S: Final = 10.0
-KNOWN_POLL_S: Final = 0.1
-US_PER_MS: Final = 1_000.0
+from cli.bench_sagas import sagas_command
+from cli.bench_view import show_comparison, show_scale
+from domain.settings import RedisSettings
 
 
 class DrainTopic(StrEnum):
@@ -123,106 +111,8 @@ def compare_command(
     run_measurement("compare", work, name, runs, json=json)
 
 
-@app.command(name="load")
-def load_command(
-    *,
-    rate: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="Orders offered a second.")],
-    seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="How long they are offered.")] = 10.0,
-    url: Annotated[str, typer.Option(help="The gateway; default: that of the running `flashgate up`.")] = "",
-    connections: ConnectionsOption = 256,
-    processes: Annotated[
-        int, typer.Option(min=0, max=64, help="Of the driver; 0: half of the cores, at least one.")
-    ] = 0,
-    campaign: Annotated[
-        str, typer.Option(help="An open campaign with enough stock; default: one of its own, closed afterwards.")
-    ] = "",
-    sku: Annotated[str, typer.Option(help="A SKU of that campaign.")] = "",
-    sold_out_share: Annotated[
-        float, typer.Option(min=0, max=1, help="This share of the orders wants a SKU that is sold out.")
-    ] = 0.0,
-    json: JsonOption = False,
-    name: NameOption = "",
-    runs: RunsOption = RUNS,
-) -> None:
-    """Offer orders to a running gateway at a constant rate, and tell how long each waited since it was due.
-
-    Open loop: requests are due by the clock, whatever becomes of those before, so that a stall is seen as every buyer
-    would have seen it. Each order is another buyer's. Says so if the driver itself was the bottleneck.
-    """
-    if bool(campaign) != bool(sku):
-        raise typer.BadParameter("--campaign and --sku belong together")
-    if campaign and sold_out_share:
-        raise typer.BadParameter("--sold-out-share needs a campaign of its own: leave --campaign out")
-    options = {"rate": rate, "seconds": seconds, "connections": connections, "sold_out_share": sold_out_share}
-
-    async def work(run: Run) -> dict[str, Any]:
-        settings = load()
-        if settings.auth.algorithm != "HS256":
-            raise BenchError("tokens can be made with HS256 only; auth.algorithm is another one")
-        if connections_possible(connections) < connections:
-            raise BenchError(f"--connections {connections}: the limit of open files (ulimit -n) is too low")
-        host, port = address(gateway_url(url))
-        async with contextlib.AsyncExitStack() as opened:
-            wanted = Wanted(campaign, sku)
-            if not campaign:
-                units = round(rate * seconds) + SPARE_UNITS
-                wanted = await opened.enter_async_context(own_sale(settings, units))
-            await _until_known(host, port, wanted.campaign_id)
-            job = _load_job(settings, (host, port), wanted, (rate, seconds, connections, sold_out_share))
-            run.say(f"offering {rate:,.0f} orders/s for {seconds:g} s to http://{host}:{port} …")
-            count = processes or max(1, (os.cpu_count() or 1) // 2)
-            report, histogram = await run_load(job, count, run.place.folder / "load.log")
-        if not report.answered:
-            raise BenchError(f"http://{host}:{port} gave no answer: {report.errors:,} errors")
-        facts: dict[str, Any] = msgspec.to_builtins(report, str_keys=True)
-        show_load(run.console, report)
-        await run.write("load", facts, settings, options)
-        with (run.folder / "load.hgrm").open("wb") as file:
-            histogram.output_percentile_distribution(file, US_PER_MS)
-        return facts
-
-    run_measurement("load", work, name, runs, json=json)
-
-
-def _load_job(settings: Settings, at: tuple[str, int], wanted: Wanted, how: tuple[float, float, int, float]) -> LoadJob:
-    rate, seconds, connections, sold_out_share = how
-    return LoadJob(
-        mode="open",
-        host=at[0],
-        port=at[1],
-        campaign_id=wanted.campaign_id,
-        sku_ids=(wanted.sku_id,),
-        other_sku_id=wanted.sold_out_sku_id,
-        other_share=sold_out_share,
-        key_file=str(Path(settings.auth.key_file).absolute()),
-        audience=settings.auth.audience,
-        prefix=f"l{secrets.token_hex(4)}",
-        connections=connections,
-        seconds=seconds,
-        rate_per_s=rate,
-    )
-
-
-async def _until_known(host: str, port: int, campaign_id: str) -> None:
-    """Wait until the gateway shows the campaign.
-
-    Raises:
-        BenchError: it does not, or cannot be reached.
-    """
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    last = "no answer"
-    try:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(KNOWN_TIMEOUT_S):
-            while True:
-                async with session.get(f"{url}/v1/campaigns/{campaign_id}") as answer:
-                    if answer.status == 200:
-                        return
-                    last = f"it answers {answer.status}"
-                await asyncio.sleep(KNOWN_POLL_S)
-    except aiohttp.ClientError as error:
-        raise BenchError(f"{url} cannot be reached: {error}") from None
-    except TimeoutError:
-        raise BenchError(f"{url} does not show the campaign {campaign_id!r}: {last}") from None
+app.command(name="load")(load_command)
+app.command(name="locust")(locust_command)
 
 
 @app.command(name="scale")
@@ -304,6 +194,7 @@ def drain_command(
 
 app.command(name="reconcile")(reconcile_command)
 app.command(name="draws")(draws_command)
+app.command(name="sagas")(sagas_command)
 
 
 @app.command(name="steps")

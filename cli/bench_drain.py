@@ -8,7 +8,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.drain import BARE, WRITER, Drained, Stint, figures, overall_per_s, quarters
+from bench.drain import BARE, WRITER, Drained, Stint, drain_s, figures, overall_per_s, quarters
 from bench.drain_loads import LOADS
 from bench.drain_rig import DrainPlan, measure_drain
 from cli.bench_run import Run
@@ -64,6 +64,7 @@ def show_drain(console: Console, topic: str, found: Drained) -> None:
             name, f"{overall_per_s(stints):,.0f}", *(_cost(stints, what) for what in ("cpu_s", "server_cpu_s"))
         )
     console.print(table)
+    console.print(f"Drained by the writer in {drain_s(found.writer):.1f} s.")
     memory = ", ".join(f"{rss / MIB:.1f}" for rss in quarters(found))
     console.print(f"The writer's memory at the start and after each quarter, MiB: {memory}")
     console.print(figures_table(figures(found)))

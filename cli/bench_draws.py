@@ -15,7 +15,7 @@ from cli.bench_run import RUNS, Run, run_measurement
 from domain.settings import RedisSettings
 
 GOAL: Final = 1.3
-"""A draw costs gateway and Redis together at most so many times an order."""
+"""A draw costs the gateway, and Redis, at most so many times an order."""
 PARTS: Final = (("gateway", "gateway_us"), ("Redis", "redis_us"), ("both", "both_us"))
 
 
@@ -28,8 +28,8 @@ def show_draws(console: Console, found: DrawCost) -> None:
         row = (name, f"{order.median:.1f}", f"{drawn.median:.1f}", f"{times.median:.2f}")
         table.add_row(*row, f"{times.lowest:.2f} to {times.highest:.2f}")
     console.print(table)
-    met = "met" if found.against("both_us").median <= GOAL else "missed"
-    console.print(f"goal: both together at most {GOAL}: {met}")
+    met = "met" if all(found.against(part).median <= GOAL for _, part in PARTS) else "missed"
+    console.print(f"goal: each of them at most {GOAL}: {met}")
 
 
 def draws_command(

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.lotteries import move
-from adapters.stock import read_snapshot
+from adapters.stock import StockLine, read_snapshot
 from cli.clients import Clients, open_clients, run
 from cli.config import load
 from cli.texts import read_text
 from cli.who import JsonOption, KeyOption, WhoOption, key_or_new, operator, who_does_it
-from domain.campaign import Campaign, parse_campaign
+from domain.campaign import REDEMPTION, Campaign, parse_campaign
 from domain.errors import BackendError, OperationRefusedError
 from domain.settings import Settings
 from warehouse.campaigns import Closed, ToppedUp, close_campaign, load_into, top_up_stock
@@ -137,15 +137,22 @@ async def campaign_status(clients: Clients, campaign_id: str) -> dict[str, Any]:
     snapshot = await read_snapshot(clients.client, campaign_id)
     if snapshot is None:
         raise OperationRefusedError(f"there is no campaign {campaign_id!r}; load its file first")
+    kind = snapshot.fields["kind"]
     return {
         "campaign_id": campaign_id,
-        "kind": snapshot.fields["kind"],
+        "kind": kind,
         "state": snapshot.fields["state"],
         "opens_ms": int(snapshot.fields["opens_ms"]),
         "closes_ms": int(snapshot.fields["closes_ms"]),
         "now_ms": snapshot.now_us // 1000,
-        "skus": [{"sku_id": sku, **line._asdict()} for sku, line in sorted(snapshot.stock.items())],
+        "skus": [{"sku_id": sku, **_numbers(kind, line)} for sku, line in sorted(snapshot.stock.items())],
     }
+
+
+def _numbers(kind: str, line: StockLine) -> dict[str, int]:
+    """Return a SKU's numbers; the price of a redemption is in points, and called so."""
+    numbers = line._asdict()
+    return numbers | {"points_price": numbers.pop("price_cents")} if kind == REDEMPTION else numbers
 
 
 @stock_app.command(context_settings={"ignore_unknown_options": True})  # so that -5 is a number, and refused as one

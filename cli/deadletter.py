@@ -22,6 +22,7 @@ from consumers.dead_letter_rules import (
     Letter,
     LetterId,
     Mark,
+    about,
     as_json,
     iso,
     one_line,
@@ -133,6 +134,7 @@ def letter_lines(letter: Letter, mark: Mark | None) -> list[str]:
         ("time", iso(letter.at_ms)),
         ("reason", letter.reason),
         ("error", letter.error),
+        ("about", about(letter)),
         ("record", "the relay's, an outbox entry" if letter.origin is None else str(letter.origin)),
         ("done", "nothing" if mark is None else f"{mark.action}, {iso(mark.at_ms)}"),
         ("key", _key_text(letter)),
@@ -150,6 +152,7 @@ def letter_facts(letter: Letter, mark: Mark | None) -> dict[str, Any]:
         "at_ms": letter.at_ms,
         "reason": letter.reason,
         "error": letter.error,
+        "about": about(letter),
         "origin": "" if letter.origin is None else str(letter.origin),
         "order_id": letter.order_id,
         "key": _key_text(letter),
@@ -176,7 +179,8 @@ def replay(
 ) -> None:
     """Publish records again, as they were, to the topics that they come from; their consumers decide anew.
 
-    Doing it twice is harmless: an order is stored once. A record that fails again becomes a new dead letter.
+    Doing it twice is harmless: an order is stored once, and a parked saga is taken up anew once. A record that fails
+    again becomes a new dead letter.
     """
     ids = _chosen(letter_ids, reason, everything=everything)
     if everything and again:
@@ -196,7 +200,10 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Yes, all of them.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Give records up. An order that Redis holds units for is rejected, and the units go back on sale."""
+    """Give records up. An order that Redis holds units for is rejected, and the units go back on sale.
+
+    A redemption's saga does that; one that is parked has to be turned back first: `saga compensate`.
+    """
     ids = _chosen(letter_ids, reason, everything=everything)
     if everything and not yes:
         waiting = sum(_at_desk(lambda desk: desk.count_open()).values())

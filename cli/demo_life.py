@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -39,7 +39,8 @@ NOT_NOW: Final = frozenset({429, 503})
 OPEN_WORK: Final = (
     "SELECT (SELECT COUNT(*) FROM stock_return WHERE campaign_id = %s AND done_at_ms IS NULL) + "
     "(SELECT COUNT(*) FROM payment WHERE campaign_id = %s AND status IN ('reacquiring', 'refund_due')) + "
-    "(SELECT COUNT(*) FROM warehouse_due WHERE campaign_id = %s AND done_at_ms IS NULL)"
+    "(SELECT COUNT(*) FROM warehouse_due WHERE campaign_id = %s AND done_at_ms IS NULL) + "
+    "(SELECT COUNT(*) FROM saga WHERE campaign_id = %s AND ended_at_ms IS NULL)"
 )
 UNDER_WAY: Final = (OrderStatus.CONFIRMED, OrderStatus.PAID, OrderStatus.APPROVED, OrderStatus.REJECTED)
 """In these an order waits for its buyer, for the clerk, for the warehouse or for its money."""
@@ -90,6 +91,7 @@ class Buyers:
         gateway_url: the buyer plane.
         session: of the HTTP client.
         seed: of the crowd, whose keys are used again.
+        path: of the call that buys.
     """
 
     def __init__(
@@ -101,12 +103,14 @@ class Buyers:
         session: aiohttp.ClientSession,
         *,
         seed: int,
+        path: str = "/v1/orders",
     ) -> None:
         self._settings = settings
         self._key = key
         self._url = gateway_url
         self._session = session
         self._seed = seed
+        self._path = path
         wanted = {"campaign_id": campaign.id, "sku_id": campaign.sku[0].id, "quantity": 1}
         self._order = orjson.dumps(wanted)
 
@@ -140,7 +144,8 @@ class Buyers:
 
     async def buy(self, number: int) -> tuple[int, str]:
         """Ask for a unit again, with the key of the first time; returns the answer's status and the order's id."""
-        status, body = await self._post("/v1/orders", buyer_name(number), purchase_key(self._seed, number), self._order)
+        key = purchase_key(self._seed, number)
+        status, body = await self._post(self._path, buyer_name(number), key, self._order)
         return status, str(body.get("order_id", ""))
 
     async def _post(self, path: str, user: str, key: str, content: bytes = b"") -> tuple[int, dict[str, Any]]:
@@ -221,14 +226,15 @@ async def live_on(
                 note(status, "an order", fine=202)
             return status == 202
 
-        await _sell_again(buy_again, clients, campaign, view, life, deque(empty_handed), clerk)
+        settle_s = campaign.campaign.pay_within_s + SETTLE_S
+        await sell_again(buy_again, clients, campaign, view, life, deque(empty_handed), clerk, settle_s=settle_s)
         clerk.stop()
         await reviewing
     view.say(life.text)
     return life
 
 
-async def _sell_again(
+async def sell_again(
     buy: Callable[[int], Awaitable[bool]],
     clients: Clients,
     campaign: Campaign,
@@ -236,9 +242,24 @@ async def _sell_again(
     life: Life,
     empty_handed: "deque[int]",
     clerk: Clerk,
+    *,
+    under_way: Collection[OrderStatus] = UNDER_WAY,
+    settle_s: float,
 ) -> None:
-    """Have those who went away empty-handed buy what comes back, until nothing can come back any more."""
-    deadline_s = time.monotonic() + campaign.campaign.pay_within_s + SETTLE_S
+    """Have those who went away empty-handed buy what comes back, until nothing can come back any more.
+
+    Args:
+        buy: has a buyer ask again; returns whether he was served.
+        clients: where to look how things stand.
+        campaign: what is sold.
+        view: told how things go.
+        life: kept up to date.
+        empty_handed: numbers of buyers; whoever is served leaves.
+        clerk: who may wait for parcels.
+        under_way: in these statuses something is to be expected of an order.
+        settle_s: how long it may take.
+    """
+    deadline_s = time.monotonic() + settle_s
     told_s, told = 0.0, ""
     while time.monotonic() < deadline_s:
         left = await _units_left(clients, campaign.id)
@@ -249,7 +270,7 @@ async def _sell_again(
         if time.monotonic() >= told_s and life.text != told:
             told_s, told = time.monotonic() + TELL_S, life.text
             view.say(told)
-        settled = life.all_stored and not any(life.statuses[one] for one in UNDER_WAY)
+        settled = life.all_stored and not any(life.statuses[one] for one in under_way)
         settled = settled and clerk.is_done and not await _open_work(clients, campaign.id)
         # Looked at anew, after the last unit can have come back.
         if settled and not coming and (not empty_handed or not await _units_left(clients, campaign.id)):
@@ -269,4 +290,4 @@ async def _statuses(clients: Clients, campaign_id: str) -> Counter[str]:
 
 
 async def _open_work(clients: Clients, campaign_id: str) -> int:
-    return int((await query(clients.orders, OPEN_WORK, (campaign_id,) * 3))[0][0])
+    return int((await query(clients.orders, OPEN_WORK, (campaign_id,) * 4))[0][0])

@@ -8,7 +8,7 @@ from adapters.mysql import query
 from adapters.tasks import pause
 from cli.catalog import read_catalog_file
 from cli.clients import Clients
-from cli.demo_proof import House
+from cli.demo_facts import House
 from domain.campaign import Campaign
 from domain.order_state import ReviewStatus
 from domain.settings import Settings
@@ -54,18 +54,19 @@ async def fill_warehouse(clients: Clients, campaign: Campaign) -> None:
         await move(clients.catalog, sold, wall_ms())
 
 
-async def look_around(clients: Clients, sku_id: str) -> House:
-    """Return what the warehouse has of a SKU, and what of its books does not balance."""
-    report = await read_report(clients.catalog, sku_id)
-    (line,) = report.skus
+async def look_around(clients: Clients, campaign: Campaign) -> House:
+    """Return what the warehouse has of a campaign's SKUs together, and what of its books does not balance."""
+    report = await read_report(clients.catalog)
+    ids = {sku.id for sku in campaign.sku}
+    lines = [line for line in report.skus if line.sku_id in ids]
     return House(
-        on_hand=line.on_hand,
-        allocated=line.allocated,
-        reserved=line.reserved,
-        free=line.free,
-        received=line.received,
-        shipped=line.shipped,
-        returned=line.returned,
+        on_hand=sum(line.on_hand for line in lines),
+        allocated=sum(line.allocated for line in lines),
+        reserved=sum(line.reserved for line in lines),
+        free=sum(line.free for line in lines),
+        received=sum(line.received for line in lines),
+        shipped=sum(line.shipped for line in lines),
+        returned=sum(line.returned for line in lines),
         differences=tuple(report.differences),
     )
 
@@ -93,10 +94,10 @@ class Clerk:
         clients: both schemas and Redis.
         settings: the demo's.
         campaign_id: whose orders.
-        paying: order ids that are paid at first, some of which are rejected, or come back.
+        paying: order ids that are paid at first, some of which are rejected, or come back; none: all goes out.
     """
 
-    def __init__(self, clients: Clients, settings: Settings, campaign_id: str, paying: Sequence[str]) -> None:
+    def __init__(self, clients: Clients, settings: Settings, campaign_id: str, paying: Sequence[str] = ()) -> None:
         self._desk = OutboundDesk(clients, guard=settings.guard, settings=settings.warehouse, now_ms=wall_ms)
         self._orders = clients.orders
         self._stopped = asyncio.Event()

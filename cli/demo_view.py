@@ -1,10 +1,10 @@
 """What a demo shows while it runs: a live view on a terminal, a line a second elsewhere. All on stderr."""
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -19,6 +19,17 @@ RATE_WINDOW_S: Final = 1.0
 BAR_WIDTH: Final = 40
 
 
+class Figure(NamedTuple):
+    """A number that is shown."""
+
+    name: str
+    counts: tuple[str, ...]
+    """Of the crowd, or noted: their sum is shown."""
+    total: int = 0
+    """How many it can become; 0: nobody knows, and there is no bar."""
+    style: str = ""
+
+
 class View:
     """The demo's voice."""
 
@@ -26,8 +37,9 @@ class View:
         self._console = console
         self._began_s = time.monotonic()
         self._live: Live | None = None
-        self._buyers = self._stock = self._in_mysql = 0
-        self._progress = Progress(seconds=0.0, sent=0, accepted=0, sold_out=0, rate_limited=0, failed=0)
+        self._figures: Sequence[Figure] = ()
+        self._noted: Counter[str] = Counter()
+        self._progress = Progress(seconds=0.0, sent=0, counts={})
         self._recent: deque[Progress] = deque()
         self._line_at_s = 0.0
 
@@ -36,9 +48,9 @@ class View:
         self._console.print(f"[dim]{time.monotonic() - self._began_s:5.1f} s[/dim]  {text}", soft_wrap=True)
 
     @contextmanager
-    def sale(self, buyers: int, stock: int) -> Iterator[None]:
-        """Show the sale for as long as the block runs."""
-        self._buyers, self._stock = buyers, stock
+    def show(self, figures: Sequence[Figure]) -> Iterator[None]:
+        """Show these for as long as the block runs."""
+        self._figures = figures
         if not self._console.is_terminal:
             yield
             self._print_line()
@@ -57,9 +69,9 @@ class View:
             self._line_at_s = time.monotonic() + LINE_EVERY_S
             self._print_line()
 
-    def in_mysql(self, orders: int) -> None:
-        """Take note how many orders have arrived."""
-        self._in_mysql = orders
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Take note of what is counted elsewhere."""
+        self._noted.update({name: count - self._noted[name] for name, count in counts.items()})
 
     @property
     def _per_s(self) -> float:
@@ -69,29 +81,23 @@ class View:
         first, last = self._recent[0], self._recent[-1]
         return (last.sent - first.sent) / max(last.seconds - first.seconds, 1e-3)
 
+    def _count(self, figure: Figure) -> int:
+        return sum(self._progress.counts.get(name, 0) + self._noted[name] for name in figure.counts)
+
     def _print_line(self) -> None:
-        now = self._progress
-        self.say(
-            f"offered {now.sent:,} ({self._per_s:,.0f}/s)  accepted {now.accepted:,}  sold out {now.sold_out:,}  "
-            f"rate limited {now.rate_limited:,}  failed {now.failed:,}  in MySQL {self._in_mysql:,}"
-        )
+        numbers = "  ".join(f"{figure.name} {self._count(figure):,}" for figure in self._figures)
+        self.say(f"requests {self._progress.sent:,} ({self._per_s:,.0f}/s)  {numbers}")
 
     def _render(self) -> Table:
-        now = self._progress
-        answered = now.accepted + now.sold_out + now.rate_limited + now.failed
         grid = Table.grid(padding=(0, 2))
         grid.add_column(justify="right")
         grid.add_column(justify="right", min_width=9)
         grid.add_column()
-        grid.add_row("offered", f"{now.sent:,}", f"{self._per_s:,.0f} requests/s")
-        grid.add_row("buyers answered", f"{answered:,}", _bar(answered, self._buyers))
-        grid.add_row("accepted", f"[green]{now.accepted:,}[/green]", _bar(now.accepted, min(self._stock, self._buyers)))
-        grid.add_row(
-            "in MySQL", f"[green]{self._in_mysql:,}[/green]", _bar(self._in_mysql, min(self._stock, self._buyers))
-        )
-        grid.add_row("sold out", f"{now.sold_out:,}")
-        grid.add_row("rate limited", f"{now.rate_limited:,}")
-        grid.add_row("failed", f"[red]{now.failed:,}[/red]" if now.failed else "0")
+        grid.add_row("requests", f"{self._progress.sent:,}", f"{self._per_s:,.0f} requests/s")
+        for figure in self._figures:
+            count = self._count(figure)
+            text = f"[{figure.style}]{count:,}[/{figure.style}]" if figure.style and count else f"{count:,}"
+            grid.add_row(figure.name, text, _bar(count, figure.total) if figure.total else "")
         return grid
 
 

@@ -18,6 +18,7 @@ GROUPS: Final = {
     "lottery": "cli.lottery:app",
     "outbound": "cli.outbound:app",
     "points": "cli.points:app",
+    "saga": "cli.saga:app",
     "sandbox": "cli.sandbox:app",
     "stack": "cli.stack:app",
     "stock": "cli.campaign:stock_app",

@@ -12,7 +12,7 @@ from cli.config import load
 from consumers.reconcile import main_watch
 from consumers.reconcile import reconcile as compare
 from consumers.reconcile import repair as compare_and_repair
-from consumers.reconcile_report import Report, table
+from consumers.reconcile_report import CampaignReport, Report, table
 
 
 def reconcile(
@@ -28,9 +28,10 @@ def reconcile(
 ) -> None:
     """Hold Redis, Kafka and MySQL against each other; exit code 1 if there is drift (with --repair: still).
 
-    In flight are accepted orders on their way to MySQL. Drift is orders that are missing or too many anywhere, and
-    counters that differ from what they count. Each difference is told with its orders, the hop at which it arose, and
-    what may be done: --watch repairs by itself a release that the ledger proves and an entry that was never relayed.
+    In flight are accepted orders on their way to MySQL. Drift is orders that are missing or too many anywhere, counters
+    that differ from what they count, and points that were not spent or awarded as orders and prizes say. Each
+    difference is told with its orders, the hop at which it arose, and what may be done: --watch repairs by itself a
+    release that the ledger proves and an entry that was never relayed.
     """
     if watch and repair:
         raise typer.BadParameter("--watch repairs by itself what is safe; --repair is one person's decision, once")
@@ -48,6 +49,13 @@ def reconcile(
         raise typer.Exit(1)
 
 
+def _points(one: CampaignReport) -> list[str]:
+    """Return what is to be said of a campaign's points, if it has to do with any."""
+    if not (one.points_spent or one.points_awarded or one.points_drift):
+        return []
+    return [f"points spent {one.points_spent:,}, awarded {one.points_awarded:,}, orders that differ {one.points_drift}"]
+
+
 def _show(report: Report) -> None:
     made = table(report)
     console = Console(highlight=False)
@@ -58,7 +66,7 @@ def _show(report: Report) -> None:
         about = repaired.order_id or f"{repaired.campaign_id}, SKU {repaired.sku_id}"
         typer.echo(f"{'repaired' if repaired.done else 'not repaired'}: {repaired.kind}, {about}: {repaired.text}")
     for one in report.campaigns:
-        for line in one.explanations:
+        for line in [*_points(one), *one.explanations]:
             typer.echo(f"{one.campaign_id}: {line}")
     owed = sum(one.pending_returns for one in report.campaigns)
     typer.echo(f"drift {report.drift}, in flight {report.in_flight}" + (f", owed to Redis {owed}" if owed else ""))

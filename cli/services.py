@@ -151,6 +151,7 @@ class Services:
         ]
         specs.append(spec("consumer draws", "consume", "draws"))
         specs.append(spec("consumer points", "consume", "points"))
+        specs.append(spec("consumer redemptions", "consume", "redemptions"))
         specs.append(spec("lifecycle", "lifecycle"))
         specs.append(spec("consumer warehouse", "consume", "warehouse"))
         if self._plan.with_sandbox:

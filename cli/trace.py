@@ -31,12 +31,20 @@ def trace(
 ) -> None:
     """Show an order's way: accepted, relayed, stored, paid or given up, and what comes next.
 
+    Of a redemption its saga and its points are told as well, of a draw its line in the log and its award.
+
     Exit code 1: no store knows it, or a store could not be asked. Times are UTC.
     """
 
     async def work(settings: Settings) -> Story:
         async with open_clients(settings) as clients:
-            tracer = Tracer(clients.client, clients.orders, settings.kafka, group=settings.consumer.group)
+            tracer = Tracer(
+                clients.client,
+                clients.orders,
+                settings.kafka,
+                group=settings.consumer.group,
+                points=clients.points,
+            )
             return await tracer.trace(order_id, user)
 
     story = run(work(load()))

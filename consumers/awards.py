@@ -45,7 +45,6 @@ class Prepared:
         if_all_new: what becomes of them if nobody else has written any.
         nonce: of the transaction.
         now_ms: when the accounts are moved, Unix milliseconds.
-        accounts: make and lock the accounts.
         ledger: insert the ledger's rows.
         moves: make, lock and move the accounts, if all rows are new.
         rows: the number of the ledger's rows.
@@ -56,7 +55,6 @@ class Prepared:
     if_all_new: Outcome
     nonce: bytes
     now_ms: int
-    accounts: Sequence[bytes]
     ledger: Sequence[bytes]
     moves: Sequence[bytes]
     rows: int
@@ -139,7 +137,7 @@ class AwardStore:
         return self._hopeful
 
     async def _write_carefully(self, cursor: Any, prepared: Prepared) -> Outcome:  # noqa: ANN401
-        await execute_all(cursor, prepared.accounts)
+        await execute_all(cursor, self._accounts(prepared.awards))
         if await self._write_ledger(cursor, prepared):
             await execute_all(cursor, prepared.moves)
             return prepared.if_all_new
@@ -153,9 +151,6 @@ class AwardStore:
         nonce, escapes = secrets.token_bytes(NONCE_BYTES), Escapes()
         bytes_max = self._pool.statement_bytes_max
         rows = award_batch.ledger_rows(awards)
-        accounts = InsertStatements(OPEN_ACCOUNTS, bytes_max, escapes)
-        async for some in in_slices(award_batch.accounts(rows)):
-            accounts.add([(user_id,) for user_id in some])
         ledger = InsertStatements(INSERT_LEDGER, bytes_max, escapes)
         async for several in in_slices(rows):
             ledger.add([ledger_values(award.movement, nonce, now_ms) for award in several])
@@ -165,11 +160,16 @@ class AwardStore:
             if_all_new=outcome,
             nonce=nonce,
             now_ms=now_ms,
-            accounts=accounts.statements(),
             ledger=ledger.statements(),
             moves=self._moves(moves, escapes),
             rows=len(rows),
         )
+
+    def _accounts(self, awards: Sequence[Award]) -> Sequence[bytes]:
+        """Return the statements that make and lock a batch's accounts; made when they are needed, which is rare."""
+        statements = InsertStatements(OPEN_ACCOUNTS, self._pool.statement_bytes_max, Escapes())
+        statements.add([(user_id,) for user_id in award_batch.accounts(awards)])
+        return statements.statements()
 
     def _moves(self, moves: Sequence[Movement], escapes: Escapes) -> Sequence[bytes]:
         statements = InsertStatements(ADD_TO_ACCOUNTS, self._pool.statement_bytes_max, escapes)

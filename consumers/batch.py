@@ -29,6 +29,8 @@ class Reason(StrEnum):
     """Its order is known with another payload."""
     REFUSED = "refused"
     """MySQL refused it."""
+    PARKED = "parked"
+    """The saga of its redemption has failed too often and waits for people; published again, it is taken up anew."""
 
 
 class Record(Protocol):

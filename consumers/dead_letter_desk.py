@@ -18,6 +18,7 @@ from adapters.kafka_sender import KafkaSender, Outgoing
 from adapters.mysql import Pool
 from adapters.redis import ANSWERS_LOST
 from adapters.stock import read_attempts
+from consumers import dead_letter_sagas as sagas
 from consumers import dead_letter_sql as sql
 from consumers.dead_letter_rules import (
     Action,
@@ -32,9 +33,11 @@ from consumers.dead_letter_rules import (
     iso,
     printable,
     read_letter,
+    redemption_of,
     summarize,
     why_not_replayed,
 )
+from consumers.dead_letter_sagas import Known
 from consumers.dead_letter_sql import Settlement
 from domain import keys
 from domain.draw_events import TOPIC_DRAWS_WON
@@ -47,9 +50,19 @@ from domain.events import (
     dead_topic,
 )
 from domain.failpoints import reach
+from domain.redemption_events import TOPIC_REDEMPTIONS_ACCEPTED, RedemptionAccepted
 
 DEAD_TOPICS: Final = tuple(
-    map(dead_topic, (TOPIC_ORDERS_ACCEPTED, TOPIC_ORDERS_EVENTS, TOPIC_DRAWS_WON, TOPIC_POINTS_AWARDED))
+    map(
+        dead_topic,
+        (
+            TOPIC_ORDERS_ACCEPTED,
+            TOPIC_ORDERS_EVENTS,
+            TOPIC_REDEMPTIONS_ACCEPTED,
+            TOPIC_DRAWS_WON,
+            TOPIC_POINTS_AWARDED,
+        ),
+    )
 )
 """Where dead letters are looked for; those that do not exist hold none."""
 NEWEST_MAX: Final = 100
@@ -252,6 +265,9 @@ class DeadLetterDesk:
             OperationRefusedError, DataRefusedError: it cannot be given up as things stand; nothing was changed.
             BackendError: as `drop`.
         """
+        redemption = redemption_of(letter)
+        if redemption is not None:
+            return await self._settle_redemption(letter, redemption)
         event = event_of(letter)
         if event is None:
             await sql.mark_letters(self._pool, [letter.id], Action.DROPPED, self._now_ms())
@@ -273,11 +289,24 @@ class DeadLetterDesk:
             case Settlement.NOTHING:
                 return "nothing is owed: Redis holds nothing for it"
             case Settlement.UNKNOWN_SKU:
-                raise OperationRefusedError(
-                    f"MySQL knows no SKU {event.sku_id!r} of campaign {event.campaign_id!r}, of which Redis holds "
-                    f"{event.quantity} for this order: load the campaign (`./flashgate campaign load FILE`), then "
-                    "replay or drop the letter"
-                )
+                raise sql.unknown_sku(event)
+
+    async def _settle_redemption(self, letter: Letter, event: RedemptionAccepted) -> str:
+        """Mark the letter of a redemption as dropped; what is owed for it is its saga's to do. Errors as `_settle`."""
+        order = event.order()
+        known = await sagas.saga_of(self._pool, event.order_id)
+        hold = await self._held(order) if known is Known.NONE else None
+        match await sagas.give_up(self._pool, event, letter.id, self._now_ms(), held=hold is not None):
+            case Settlement.REJECTED:
+                return f"redemption {event.order_id} is turned back, Redis gets {event.quantity} of {event.sku_id}"
+            case Settlement.SECOND:
+                return f"a second deduction, of which Redis gets {event.quantity} of {event.sku_id} back"
+            case Settlement.STORED:
+                return f"nothing is owed: it has its saga; `./flashgate saga show {event.order_id}`"
+            case Settlement.NOTHING:
+                return "nothing is owed: Redis holds nothing for it"
+            case Settlement.UNKNOWN_SKU:
+                raise sql.unknown_sku(order)
 
     async def _held(self, event: OrderAccepted) -> Hold | None:
         """Return what Redis holds for exactly this event, or None.

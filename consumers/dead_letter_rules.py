@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from consumers.batch import Record
-from domain.draw_events import decode_draw_order
+from domain.draw_events import decode_draw_order, decode_draw_won
 from domain.errors import PoisonRecordError
 from domain.events import (
     DEAD_SUFFIX,
@@ -21,9 +21,11 @@ from domain.events import (
     PointsAwarded,
     dead_topic,
     decode_order_accepted,
+    decode_order_changed,
     decode_points_awarded,
 )
 from domain.order import split_order_id
+from domain.redemption_events import RedemptionAccepted, decode_redemption_accepted
 
 TOPIC_BYTES_MAX: Final = 100
 """As many as the table `dead_letter_done` takes."""
@@ -219,13 +221,24 @@ def why_not_replayed(letter: Letter) -> str:
 
 
 def event_of(letter: Letter) -> OrderAccepted | None:
-    """Return the accepted order in a letter, or the order that delivers a prize; None if it holds none."""
+    """Return the accepted order in a letter, or the one that delivers a prize or a redemption; None: it holds none."""
     if letter.origin is None:
         return None
     for decode in (decode_order_accepted, decode_draw_order):
         with contextlib.suppress(PoisonRecordError):
             return decode(letter.value)
-    return None
+    redemption = redemption_of(letter)
+    return None if redemption is None else redemption.order()
+
+
+def redemption_of(letter: Letter) -> RedemptionAccepted | None:
+    """Return the accepted redemption in a letter, or None if it holds none."""
+    if letter.origin is None:
+        return None
+    try:
+        return decode_redemption_accepted(letter.value)
+    except PoisonRecordError:
+        return None
 
 
 def award_of(letter: Letter) -> PointsAwarded | None:
@@ -250,6 +263,47 @@ def hold_of(event: OrderAccepted, attempts: Sequence[Hold]) -> Hold | None:
             ours = (attempt.fingerprint, attempt.sku_id, attempt.quantity, attempt.hold_no)
             return attempt if attempt.held and ours == theirs else None
     return None
+
+
+def about(letter: Letter) -> str:
+    """Return what a letter's record says, in words."""
+    if letter.origin is None:
+        return "an outbox entry that the relay could not read"
+    for read in (_order_words, _redemption_words, _prize_words, _award_words, _change_words):
+        with contextlib.suppress(PoisonRecordError):
+            return read(letter.value)
+    return "no event that is known here"
+
+
+def _order_words(value: bytes | None) -> str:
+    one = decode_order_accepted(value)
+    price = f"{one.unit_price_cents / 100:.2f} each"
+    return f"an accepted order: {one.quantity} of {one.sku_id} for user {one.user_id}, {price}"
+
+
+def _redemption_words(value: bytes | None) -> str:
+    one = decode_redemption_accepted(value)
+    return (
+        f"an accepted redemption: {one.quantity} of {one.sku_id} for user {one.user_id}, {one.points_in_all:,} points; "
+        f"`./flashgate saga show {one.order_id}` tells how far it is"
+    )
+
+
+def _prize_words(value: bytes | None) -> str:
+    one = decode_draw_won(value)
+    return (
+        f"a draw that won: {one.sku_id} for user {one.user_id}, worth {one.points:,} points, line {one.seq} of the log"
+    )
+
+
+def _award_words(value: bytes | None) -> str:
+    one = decode_points_awarded(value)
+    return f"an award: {one.points:,} points for user {one.user_id}, of draw {one.ref_id}"
+
+
+def _change_words(value: bytes | None) -> str:
+    one = decode_order_changed(value)
+    return f"news of an order: {one.status} ({one.reason}), version {one.version}"
 
 
 # -- how it is shown -----------------------------------------------------------------------------------------------

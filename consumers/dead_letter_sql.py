@@ -110,7 +110,7 @@ async def mark_letters(pool: Pool, letters: Sequence[LetterId], action: Action, 
     """
     async with transaction(pool) as cursor:
         for one in sorted(letters):
-            await _mark(cursor, one, action, now_ms)
+            await mark(cursor, one, action, now_ms)
 
 
 async def has_row(pool: Pool, order_id: str) -> bool:
@@ -149,7 +149,7 @@ async def give_up(pool: Pool, event: OrderAccepted, letter: LetterId, now_ms: in
         if held and await cursor.fetchone() is None:
             return Settlement.UNKNOWN_SKU
         settlement = await _settle(cursor, event, nonce, now_ms, held=held)
-        await _mark(cursor, letter, Action.DROPPED, now_ms)
+        await mark(cursor, letter, Action.DROPPED, now_ms)
     return settlement
 
 
@@ -160,6 +160,15 @@ async def knows_sku(pool: Pool, event: OrderAccepted) -> bool:
         BackendError: MySQL is not there.
     """
     return bool(await _read(pool, _KNOWN_SKU, (event.campaign_id, event.sku_id)))
+
+
+def unknown_sku(event: OrderAccepted) -> OperationRefusedError:
+    """Return the error that MySQL has no counter for an event's SKU."""
+    return OperationRefusedError(
+        f"MySQL knows no SKU {event.sku_id!r} of campaign {event.campaign_id!r}, of which Redis holds "
+        f"{event.quantity} for this order: load the campaign (`./flashgate campaign load FILE`), then "
+        "replay or drop the letter"
+    )
 
 
 def is_ours(row_nonce: bytes, nonce: bytes) -> bool:
@@ -217,5 +226,6 @@ async def _write_release(cursor: Any, event: OrderAccepted, nonce: bytes, now_ms
     await cursor.execute(_RETURN, return_row(event, "", now_ms))
 
 
-async def _mark(cursor: Any, letter: LetterId, action: Action, now_ms: int) -> None:  # noqa: ANN401
+async def mark(cursor: Any, letter: LetterId, action: Action, now_ms: int) -> None:  # noqa: ANN401
+    """Remember what was done with a letter, in the caller's transaction."""
     await cursor.execute(_MARK, (*letter, action, now_ms))

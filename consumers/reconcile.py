@@ -18,18 +18,19 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from adapters.kafka import make_producer
 from adapters.kafka_sender import KafkaSender
-from adapters.mysql import catalog_dsn, connect_pool, orders_dsn
+from adapters.mysql import catalog_dsn, connect_pool, orders_dsn, points_dsn
 from adapters.process import run_process, run_until_told
 from adapters.redis import ScriptChannel, make_client
-from consumers.app import DRAWS, ORDERS, group_of
+from consumers.app import DRAWS, ORDERS, POINTS, REDEMPTIONS, group_of
 from consumers.reconcile_report import Report, build_report, left_report, repair_report
 from consumers.reconcile_rules import Verdict, confirm, judge
 from consumers.reconcile_sources import Feed, Look, Sources
 from consumers.repair import Repairer
 from consumers.repair_rules import Action, Repaired, plan
-from domain.draw_events import TOPIC_DRAWS_WON, decode_draw_order
+from domain.draw_events import TOPIC_DRAWS_WON, decode_draw_won
 from domain.errors import FlashgateError
 from domain.events import TOPIC_ORDERS_ACCEPTED
+from domain.redemption_events import TOPIC_REDEMPTIONS_ACCEPTED, decode_redemption_accepted
 from domain.settings import Settings
 
 LOOKS_MAX: Final = 3
@@ -241,12 +242,25 @@ async def open_sources(settings: Settings, *, topic: str = TOPIC_ORDERS_ACCEPTED
     """
     dsn = orders_dsn(settings.mysql)
     client = make_client(settings.redis, connections_max=2)
-    pool = connect_pool(dsn, settings.mysql)
+    pool, points = connect_pool(dsn, settings.mysql), connect_pool(points_dsn(settings.mysql), settings.mysql)
+    feeds = [
+        Feed(TOPIC_DRAWS_WON, group_of(settings, DRAWS), decode_draw_won),
+        Feed(TOPIC_REDEMPTIONS_ACCEPTED, group_of(settings, REDEMPTIONS), decode_redemption_accepted),
+    ]
     try:
-        prizes = Feed(TOPIC_DRAWS_WON, group_of(settings, DRAWS), decode_draw_order)
-        yield Sources(client, settings.kafka, pool, group=group_of(settings, ORDERS), topic=topic, more=[prizes])
+        yield Sources(
+            client,
+            settings.kafka,
+            pool,
+            group=group_of(settings, ORDERS),
+            topic=topic,
+            more=feeds,
+            points=points,
+            awards_group=group_of(settings, POINTS),
+        )
     finally:
         await client.aclose()
+        await points.close()
         await pool.close()
 
 

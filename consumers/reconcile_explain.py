@@ -21,6 +21,7 @@ class Hop(StrEnum):
     MYSQL = "consumer -> MySQL"
     STATE = "MySQL (an order's status, its ledger, its counter)"
     RETURN = "MySQL -> Redis (release)"
+    POINTS = "fg_orders -> fg_points (saga, refund, award)"
     ANEW = "Redis -> MySQL (taken anew for a late payment)"
     ALLOCATION = "load, top-up -> Redis, MySQL"
 
@@ -34,6 +35,7 @@ _SAID: Final = {
     FaultKind.LOST: "accepted, and no buyer's record in Redis holds it: Redis would sell the units again",
     FaultKind.RELEASE: "released in MySQL's ledger, and Redis neither gave the units back nor is about to",
     FaultKind.RETURNED: "given back in Redis, and MySQL's ledger has no release",
+    FaultKind.POINTS: "in fg_points with other points than it costs or is worth",
     FaultKind.STATE: "in MySQL with a status that its ledger contradicts: held by the one, released by the other",
 }
 _HOPS: Final = {
@@ -46,6 +48,7 @@ _HOPS: Final = {
     FaultKind.RELEASE: Hop.RETURN,
     FaultKind.RETURNED: Hop.RETURN,
     FaultKind.STATE: Hop.STATE,
+    FaultKind.POINTS: Hop.POINTS,
     FaultKind.ARITHMETIC: Hop.BUYER,
     FaultKind.OVERSOLD: Hop.BUYER,
     FaultKind.HELD: Hop.BUYER,
@@ -80,6 +83,7 @@ def explain(verdict: Verdict) -> Iterable[str]:
     yield from verdict.notes
     numbers = {one.sku_id: one for one in verdict.skus}
     groups: dict[tuple[FaultKind, Hop, Repair], list[str]] = {}
+    texts = {fault.order_id: f" ({finding.text})" for fault, finding in verdict.faults.items() if finding.text}
     for fault, finding in verdict.faults.items():
         if fault.order_id:
             of_sku = numbers.get(fault.sku_id)
@@ -87,7 +91,9 @@ def explain(verdict: Verdict) -> Iterable[str]:
             groups.setdefault((fault.kind, hop_of(fault, finding), repair), []).append(fault.order_id)
     kinds = list(FaultKind)
     for (kind, hop, repair), ids in sorted(groups.items(), key=lambda item: (kinds.index(item[0][0]), item[0][1:])):
-        named = sorted(ids)[:IDS_EXPLAINED_MAX]
+        named = [
+            one + (texts.get(one, "") if kind is FaultKind.POINTS else "") for one in sorted(ids)[:IDS_EXPLAINED_MAX]
+        ]
         more = ", …" if len(ids) > IDS_EXPLAINED_MAX else ""
         yield f"{_orders(len(ids))} {_SAID[kind]}: {', '.join(named)}{more} [at {hop}; repair {repair}]"
     yield from _contradictions(verdict)
@@ -109,6 +115,8 @@ def _told_anyway(verdict: Verdict) -> Iterable[str]:
     second = sum(one.second_deductions for one in verdict.skus)
     if second:
         yield f"{_orders(second)} from more than one outbox entry (no drift while Redis's counters agree)"
+    if verdict.sagas_parked:
+        yield f"{_orders(verdict.sagas_parked)} whose saga waits for a person: flashgate saga list --parked"
 
 
 def _orders(count: int) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from consumers.reconcile_points import PointsLook
 from domain import order_state
 from domain.outbox import OutboxPosition, parse_outbox_id
 
@@ -44,6 +45,8 @@ REACQUIRING: Final = 1 << 13
 """MySQL notes that Redis is asked to take it for a payment that came late."""
 SECOND: Final = 1 << 14
 """It came from more than one outbox entry."""
+SAGA: Final = 1 << 15
+"""MySQL has a saga of it that has not ended."""
 
 STORED: Final = ROW | TAKE
 IN_KAFKA: Final = QUEUED | HANDLED
@@ -155,6 +158,11 @@ class CampaignLook:
 
     def __init__(self, campaign_id: str, *, began_ms: int) -> None:
         self.campaign_id = campaign_id
+        self.kind = ""
+        """As Redis says; where it has lost the campaign, what its events and sagas tell."""
+        self.points = PointsLook()
+        self.sagas_parked = 0
+        """Sagas that wait for a person."""
         self.began_ms = began_ms
         self.ended_ms = began_ms
         """Redis's clock after everything was read."""
@@ -239,6 +247,14 @@ class CampaignLook:
         sku.pending_returns += 1
         if second:
             sku.second_units += split_key(key)[2]
+
+    def saga(self, key: HoldKey, sku_id: str, origin: int, *, parked: bool) -> None:
+        """Note a saga that has not ended, and where its units were deducted (see `pack_origin`)."""
+        holds = self.sku(sku_id).holds
+        value = holds.get(key, 0)
+        holds[key] = (value >> _FACT_BITS or origin) << _FACT_BITS | value & _FACTS | SAGA
+        self.points.under_way.add(digest_of(key))
+        self.sagas_parked += parked
 
     def reacquiring(self, key: HoldKey, sku_id: str) -> None:
         """Note a payment that came after its order had expired, and the hold that Redis is asked to take for it."""

@@ -10,7 +10,8 @@ import pymysql.err
 from aiomysql import SSCursor
 
 from adapters.mysql import Pool, query, transaction
-from consumers.reconcile_look import RELEASE, TAKE, CampaignLook, hold_key
+from consumers.reconcile_look import RELEASE, TAKE, CampaignLook, hold_key, pack_origin
+from domain.campaign import REDEMPTION
 from domain.errors import BackendError
 from domain.order import split_order_id
 from domain.order_state import PaymentStatus
@@ -61,6 +62,14 @@ _REACQUIRING: Final = (
     "SELECT p.order_id, o.sku_id, o.quantity, p.hold_no FROM payment p JOIN orders o ON o.order_id = p.order_id "
     "WHERE p.campaign_id = %s AND p.status = %s"
 )
+_SAGAS: Final = (
+    "SELECT saga_id, sku_id, quantity, hold_no, outbox_id, outbox_index, parked_at_ms IS NOT NULL FROM saga "
+    "WHERE campaign_id = %s AND ended_at_ms IS NULL"
+)
+_POINTS: Final = (
+    "SELECT p.order_id, p.points, p.status, o.status FROM payment p JOIN orders o ON o.order_id = p.order_id "
+    "WHERE p.campaign_id = %s AND p.points > 0"
+)
 _SETTLED: Final = "SELECT kafka_partition, kafka_offset FROM dead_letter_done WHERE topic = %s"
 
 
@@ -110,6 +119,13 @@ async def _read_campaign(cursor: Any, look: CampaignLook) -> None:  # noqa: ANN4
     reacquiring = _rows(cursor, _REACQUIRING, campaign_id, PaymentStatus.REACQUIRING)
     async for order_id, sku_id, quantity, hold_no in reacquiring:
         look.reacquiring(hold_key(_digest(order_id), hold_no, quantity), sku_id)
+    async for saga_id, sku_id, quantity, hold_no, outbox_id, outbox_index, parked in _rows(cursor, _SAGAS, campaign_id):
+        look.kind = look.kind or REDEMPTION
+        key = hold_key(_digest(saga_id), hold_no, quantity)
+        look.saga(key, sku_id, pack_origin(outbox_id, outbox_index), parked=bool(parked))
+    async for order_id, points, payment, order in _rows(cursor, _POINTS, campaign_id):
+        look.kind = look.kind or REDEMPTION
+        look.points.payment(_digest(order_id), points, payment, order)
 
 
 async def _read_orders(cursor: Any, look: CampaignLook) -> None:  # noqa: ANN401

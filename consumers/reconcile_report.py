@@ -98,6 +98,12 @@ class CampaignReport(msgspec.Struct, frozen=True, kw_only=True):
     by_status: dict[str, int]
     """Order rows by status."""
     dead_letters: int
+    points_spent: int = 0
+    """Points of redemptions that were taken and not given back."""
+    points_awarded: int = 0
+    """Points that prizes were worth, once they are in the accounts."""
+    points_drift: int = 0
+    """Orders and draws whose points differ; part of `drift`."""
     drift: int
     skus: tuple[SkuReport, ...]
     missing_ids: tuple[str, ...]
@@ -112,6 +118,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     drift: int
     in_flight: int
+    points_spent: int = 0
+    points_awarded: int = 0
+    points_drift: int = 0
     poison: int
     """Records in Kafka that are no events; they belong to no campaign that could be named."""
     dead_letters_open: int = 0
@@ -132,6 +141,9 @@ def build_report(verdicts: Iterable[Verdict], *, poison: int, dead_letters: int 
     return Report(
         drift=sum(campaign.drift for campaign in campaigns),
         in_flight=sum(campaign.in_flight for campaign in campaigns),
+        points_spent=sum(campaign.points_spent for campaign in campaigns),
+        points_awarded=sum(campaign.points_awarded for campaign in campaigns),
+        points_drift=sum(campaign.points_drift for campaign in campaigns),
         poison=poison,
         dead_letters_open=dead_letters,
         campaigns=campaigns,
@@ -186,6 +198,9 @@ def _campaign(verdict: Verdict) -> CampaignReport:
         pending_returns=sum(sku.pending_returns for sku in skus),
         by_status=dict(sorted(verdict.by_status.items())),
         dead_letters=sum(sku.dead_letters for sku in skus),
+        points_spent=verdict.points_spent,
+        points_awarded=verdict.points_awarded,
+        points_drift=sum(verdict.faults[fault].weight for fault in by_kind.get(FaultKind.POINTS, [])),
         drift=sum(finding.weight for finding in verdict.faults.values()),
         skus=skus,
         missing_ids=tuple(missing[:IDS_MAX]),
@@ -249,7 +264,7 @@ def table(report: Report) -> Table:
         made.add_column(name, justify="right", no_wrap=True)
     for campaign in report.campaigns:
         shown, rest = _shown(campaign.skus)
-        made.add_row(escape(campaign.campaign_id), *_cells(campaign.skus), style="bold")
+        made.add_row(escape(campaign.campaign_id), *_cells(campaign.skus, campaign.drift), style="bold")
         for sku in shown:
             made.add_row(f" {escape(sku.sku_id)}", *_cells([sku]))
         if rest:
@@ -264,7 +279,8 @@ def _shown(skus: Sequence[SkuReport]) -> tuple[list[SkuReport], list[SkuReport]]
     return list(islice(at_fault, SKUS_SHOWN_MAX)), list(at_fault)
 
 
-def _cells(skus: Sequence[SkuReport]) -> list[str]:
+def _cells(skus: Sequence[SkuReport], drift: int | None = None) -> list[str]:
+    """Return the sums of SKUs; a campaign's drift may be more than theirs, for points belong to no SKU."""
     sums = [sum(getattr(sku, name) for sku in skus) for name in _COLUMNS.values()]
-    drift = sums[-1]
+    drift = sums[-1] if drift is None else drift
     return [*(str(number) for number in sums[:-1]), f"[red]{drift}[/red]" if drift else f"[green]{drift}[/green]"]

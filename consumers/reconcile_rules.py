@@ -5,8 +5,9 @@ across stores: one lost and one doubled would cancel out.
 
 A look takes time while a sale goes on, so `reconcile_sources` reads the stores in the order in which an order travels
 (Redis, Kafka's committed offsets, Kafka, MySQL). Whatever an earlier store knew is then on its way or in the next one:
-nothing that is well can look missing. What was accepted after the look began may be known to a later store only; it is
-recognised by its outbox id or its row, which have Redis's clock in them, and not judged extra or lost.
+nothing that is well can look missing. A redemption is on its way until its saga has ended or its order has its row.
+What was accepted after the look began may be known to a later store only; it is recognised by its outbox id or its row,
+which have Redis's clock in them, and not judged extra or lost.
 
 Releases travel the other way: first the ledger, with a row that says what is owed to Redis, then Redis. While that row
 is there the release is on its way. One that was finished while the look went on (Redis was read before, MySQL after)
@@ -14,7 +15,7 @@ is suspected by this look, and not by the next one.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -33,6 +34,7 @@ from consumers.reconcile_look import (
     RELEASE,
     RETURNED,
     ROW,
+    SAGA,
     SECOND,
     SETTLED,
     STORED,
@@ -47,6 +49,7 @@ from consumers.reconcile_look import (
     origin_of,
     split_key,
 )
+from domain.campaign import LOTTERY
 from domain.outbox import OutboxPosition
 
 
@@ -71,6 +74,8 @@ class FaultKind(StrEnum):
     """Given back in Redis, and not released in the ledger."""
     STATE = "state"
     """The order's status and its ledger disagree."""
+    POINTS = "points"
+    """The ledger of points has moved something else for it than it costs, or than its prize is worth."""
     ARITHMETIC = "arithmetic"
     OVERSOLD = "oversold"
     HELD = "held"
@@ -97,7 +102,7 @@ class Finding(NamedTuple):
     facts: int = 0
     """Of the hold; 0 where it is a counter."""
     text: str = ""
-    """What is to be said of a counter."""
+    """What is to be said of a counter, or of points."""
 
 
 class SkuNumbers(NamedTuple):
@@ -139,6 +144,9 @@ class Verdict:
         notes: what could not be read.
         accepted_to: the newest outbox entry, of several looks that of the first.
         checkpoint: how far the relay was, of several looks that of the last.
+        points_spent: for redemptions, and not given back.
+        points_awarded: to those who won.
+        sagas_parked: sagas that wait for a person.
     """
 
     campaign_id: str
@@ -148,6 +156,9 @@ class Verdict:
     notes: list[str]
     accepted_to: OutboxPosition
     checkpoint: OutboxPosition
+    points_spent: int = 0
+    points_awarded: int = 0
+    sagas_parked: int = 0
 
     @property
     def all_relayed(self) -> bool:
@@ -161,10 +172,10 @@ class Verdict:
 
 
 def is_in_flight(facts: int) -> bool:
-    """Tell whether a hold is on its way to MySQL: to be relayed, to be consumed, or to be taken anew."""
+    """Tell whether a hold is on its way to MySQL: to be relayed, to be consumed, in a saga, or to be taken anew."""
     if facts & STORED:
         return False
-    if facts & (QUEUED | REACQUIRING):
+    if facts & (QUEUED | REACQUIRING | SAGA):
         return True  # whatever became of it before, it is handled once more
     return bool(facts & WAITING) and not facts & (HANDLED | DEAD)
 
@@ -194,7 +205,7 @@ def fault_of(facts: int, *, is_new: bool, is_first: bool = True) -> FaultKind | 
     if facts & RETURNED and not facts & RELEASE:
         return None if not is_first and is_used_up(facts) else FaultKind.RETURNED
     if is_in_flight(facts):
-        return FaultKind.LOST if facts & (WAITING | QUEUED) and not (facts & REDIS or is_new) else None
+        return FaultKind.LOST if facts & (WAITING | QUEUED | SAGA) and not (facts & REDIS or is_new) else None
     if facts & DEAD:
         return FaultKind.DEAD_LETTER
     if facts & (STORED | RELEASE):
@@ -231,6 +242,7 @@ def judge(look: CampaignLook) -> Verdict:
             faults[Fault(kind, sku_id, "")] = Finding(difference, text=f"SKU {sku_id}: {text}")
     for order_id, sku_id in look.strays:
         faults[Fault(FaultKind.EXTRA, sku_id, order_id)] = Finding(1)
+    faults.update(_points_faults(look))
     return Verdict(
         campaign_id=look.campaign_id,
         skus=numbers,
@@ -239,20 +251,43 @@ def judge(look: CampaignLook) -> Verdict:
         notes=look.notes,
         accepted_to=look.accepted_to,
         checkpoint=look.checkpoint,
+        points_spent=look.points.spent,
+        points_awarded=look.points.awarded,
+        sagas_parked=look.sagas_parked,
     )
 
 
 def confirm(earlier: Verdict, later: Verdict) -> Verdict:
     """Return the later verdict with only those faults that the earlier one had as well."""
-    return Verdict(
-        campaign_id=later.campaign_id,
-        skus=later.skus,
-        by_status=later.by_status,
-        faults={fault: finding for fault, finding in later.faults.items() if fault in earlier.faults},
-        notes=later.notes,
-        accepted_to=earlier.accepted_to,
-        checkpoint=later.checkpoint,
-    )
+    faults = {fault: finding for fault, finding in later.faults.items() if fault in earlier.faults}
+    return replace(later, faults=faults, accepted_to=earlier.accepted_to)
+
+
+def _points_faults(look: CampaignLook) -> dict[Fault, Finding]:
+    """Return orders and draws whose points differ.
+
+    A draw that is still in the outbox may have been relayed by half. One that Kafka has forgotten, and Redis or MySQL
+    know, is not judged: nobody else says what its prize was worth.
+    """
+    differ = {one.digest: one for one in look.points.differences()}
+    if not differ:
+        return {}
+    facts: dict[str, int] = {}
+    skus: dict[str, str] = {}
+    for sku_id, sku in look.skus.items():
+        for key, value in sku.holds.items():
+            digest = digest_of(key)
+            if digest in differ:
+                facts[digest] = facts.get(digest, 0) | facts_of(value)
+                skus[digest] = sku_id
+    found = {}
+    for digest, one in differ.items():
+        known = facts.get(digest, 0)
+        forgotten = look.kind == LOTTERY and not one.due and known & (REDIS | ROW) and not known & FROM_EVENT
+        if not known & WAITING and not forgotten:
+            fault = Fault(FaultKind.POINTS, skus.get(digest, ""), f"{look.campaign_id}~{digest}")
+            found[fault] = Finding(1, text=one.text)
+    return found
 
 
 def _settled_orders(look: CampaignLook) -> set[str]:

@@ -32,10 +32,14 @@ from consumers.reconcile_look import (
     pack_origin,
 )
 from consumers.reconcile_mysql import mysql_campaigns, read_mysql
+from consumers.reconcile_points_sources import DEAD_AWARDS, read_awards_under_way, read_points, under_way
 from domain import keys
+from domain.campaign import LOTTERY, REDEMPTION
+from domain.draw_events import DrawWon
 from domain.errors import BackendError, OperationRefusedError, PoisonRecordError
-from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, decode_order_accepted
+from domain.events import TOPIC_ORDERS_ACCEPTED, TOPIC_POINTS_AWARDED, OrderAccepted, dead_topic, decode_order_accepted
 from domain.outbox import START, decode_entry, next_outbox_id, parse_outbox_id
+from domain.redemption_events import RedemptionAccepted
 from domain.settings import KafkaSettings
 
 SCAN_COUNT: Final = 1_000
@@ -58,12 +62,16 @@ class Look(NamedTuple):
     """Dead letters, of all campaigns, that nobody has dealt with."""
 
 
+Told = OrderAccepted | RedemptionAccepted | DrawWon
+"""What tells of an order."""
+
+
 class Feed(NamedTuple):
     """A topic that tells of orders, and who writes them to MySQL."""
 
     topic: str
     group: str
-    decode: Callable[[bytes | None], OrderAccepted]
+    decode: Callable[[bytes | None], Told]
     """Raises PoisonRecordError."""
 
 
@@ -72,7 +80,7 @@ class DeadLetter(NamedTuple):
 
     place: tuple[str, int, int]
     """Topic, partition and offset."""
-    event: OrderAccepted | None
+    event: Told | None
     """What is in it, if it can be read."""
 
 
@@ -86,6 +94,8 @@ class Sources:
         group: the consumer group that writes orders to MySQL.
         topic: of accepted orders.
         more: other topics that tell of orders; those that do not exist hold none.
+        points: the database fg_points; asked only if there are campaigns that know points. None: nobody is.
+        awards_group: the consumer group that writes awards there.
     """
 
     def __init__(
@@ -97,11 +107,15 @@ class Sources:
         group: str,
         topic: str = TOPIC_ORDERS_ACCEPTED,
         more: Sequence[Feed] = (),
+        points: Pool | None = None,
+        awards_group: str = "",
     ) -> None:
         self._redis = client
         self._kafka = kafka
         self._pool = pool
         self._feeds = (Feed(topic, group, decode_order_accepted), *more)
+        self._points = points
+        self._awards = Feed(TOPIC_POINTS_AWARDED, awards_group, decode_order_accepted)
 
     async def look(self, campaign_ids: Collection[str] | None = None) -> Look:
         """Read everything of these campaigns, or of all that any store knows.
@@ -122,10 +136,11 @@ class Sources:
             poison += await self._read_kafka(feed, looks, began_ms, all_campaigns=campaign_ids is None)
             dead += await self._read_dead_letters(feed)
         settled = await self._read_mysql(looks)
+        await self._read_points(looks, settled)
         for letter in dead:
             if letter.event is not None and letter.event.campaign_id in looks:
                 facts = SETTLED if letter.place in settled else DEAD
-                _note_event(looks[letter.event.campaign_id], letter.event, facts)
+                _note_told(looks[letter.event.campaign_id], letter.event, facts)
         ended_ms = await self._redis_ms()
         for look in looks.values():
             look.ended_ms = ended_ms
@@ -167,6 +182,7 @@ class Sources:
         if snapshot is None:
             look.note("Redis does not know this campaign")
             return {}, START
+        look.kind = snapshot.fields.get("kind", look.kind)
         look.accepted_to = parse_outbox_id(snapshot.fields.get("last_outbox_id", START))
         look.checkpoint = parse_outbox_id(snapshot.checkpoint)
         return snapshot.stock, snapshot.checkpoint
@@ -216,7 +232,7 @@ class Sources:
                 if not all_campaigns:
                     continue
                 look = looks[event.campaign_id] = CampaignLook(event.campaign_id, began_ms=began_ms)
-            _note_event(look, event, HANDLED if offset < committed.get(partition, 0) else QUEUED)
+            _note_told(look, event, HANDLED if offset < committed.get(partition, 0) else QUEUED)
         return poison
 
     async def _read_dead_letters(self, feed: Feed) -> list[DeadLetter]:
@@ -245,11 +261,35 @@ class Sources:
 
     async def _read_mysql(self, looks: Mapping[str, CampaignLook]) -> set[tuple[str, int, int]]:
         """Read MySQL; returns the places of dead letters that a person has dealt with."""
-        return await read_mysql(self._pool, looks.values(), [dead_topic(feed.topic) for feed in self._feeds])
+        topics = [*(dead_topic(feed.topic) for feed in self._feeds), DEAD_AWARDS]
+        return await read_mysql(self._pool, looks.values(), topics)
+
+    async def _read_points(self, looks: Mapping[str, CampaignLook], settled: Collection[tuple[str, int, int]]) -> None:
+        """Read fg_points, after the sagas and orders that move it; awards in Kafka are read before."""
+        if self._points is None:
+            return
+        committed = await self._committed(self._awards) if any(one.kind == LOTTERY for one in looks.values()) else {}
+        for place, award in await read_awards_under_way(self._kafka, committed, looks):
+            if place in settled:
+                under_way(looks, award)  # given up by a person
+        await read_points(self._points, looks.values())
 
 
 def _stock_of(line: StockLine) -> Stock:
     return Stock(line.remaining, line.taken, line.returned, line.allocated)
+
+
+def _note_told(look: CampaignLook, told: Told, facts: int) -> None:
+    """Take in a record of whatever topic tells of orders."""
+    if isinstance(told, OrderAccepted):
+        _note_event(look, told, facts)
+        return
+    if isinstance(told, DrawWon):
+        look.kind = look.kind or LOTTERY
+        look.points.prize(told.draw_id[-32:], told.points)
+    else:
+        look.kind = look.kind or REDEMPTION
+    _note_event(look, told.order(), facts)
 
 
 def _note_event(look: CampaignLook, event: OrderAccepted, facts: int) -> None:

@@ -11,18 +11,23 @@ import redis.asyncio as redis
 from adapters.catalog import mend_counter
 from adapters.holds import release
 from adapters.kafka_sender import KafkaSender, Outgoing
-from adapters.mysql import Pool
+from adapters.mysql import Pool, query
 from adapters.redis import ScriptChannel
 from adapters.repairs import OrderRow, find_attempts, read_orders, recount_sold, restore_record
 from adapters.stock import Attempt, StockLine, read_fence, read_snapshot
 from consumers.repair_rules import Action, ActionKind, Repaired
 from domain import order_state
+from domain.campaign import LOTTERY, REDEMPTION
 from domain.errors import FencedError, FlashgateError, OperationRefusedError
 from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, encode_order_accepted
 from domain.order import digest_of
 from domain.order_state import OrderStatus
 from domain.outbox import START
 from domain.outcomes import ReleaseOutcome, RestoreOutcome
+from domain.points import BALANCE_MAX
+from domain.redemption_events import TOPIC_REDEMPTIONS_ACCEPTED, encode_redemption_accepted, redemption_of
+
+_SAGAS: Final = "SELECT saga_id FROM saga WHERE saga_id IN %s"
 
 PAID_STATUSES: Final = order_state.HOLDING - {OrderStatus.CONFIRMED}
 
@@ -126,22 +131,35 @@ class Repairer:
     async def _reissue(self, campaign_id: str, actions: Sequence[Action]) -> AsyncIterator[Repaired]:
         attempts = await find_attempts(self._client, campaign_id, {digest_of(action.order_id) for action in actions})
         known = await read_orders(self._orders, {action.order_id for action in actions})
+        sagas = {saga_id for (saga_id,) in await query(self._orders, _SAGAS, ([one.order_id for one in actions],))}
         snapshot = await read_snapshot(self._client, campaign_id)
         stock = snapshot.stock if snapshot else {}
+        kind = snapshot.fields.get("kind", "") if snapshot else ""
         events: dict[Action, OrderAccepted] = {}
         for action in actions:
             buyer, line = attempts.get(digest_of(action.order_id)), stock.get(action.sku_id)
             if action.order_id in known:
                 yield Repaired(action, False, "not published anew: MySQL has it by now")
+            elif action.order_id in sagas:
+                yield Repaired(action, False, f"not published anew: it has a saga; see `saga show {action.order_id}`")
+            elif kind == LOTTERY:
+                yield Repaired(action, False, "not published anew: a draw is made again from its lottery's log alone")
             elif buyer is None or line is None or not _is_held(action, buyer[1]):
                 yield Repaired(action, False, "not published anew: no buyer's record holds it as it was found")
+            elif kind == REDEMPTION and not is_points_price(action, line):
+                yield Repaired(action, False, f"not published anew: {line.price_cents} is no price in points")
             else:
                 events[action] = _event(action, *buyer, line, self._now_ms())
-        await self._sender.send(
-            [Outgoing(self._topic, event.order_id.encode(), encode_order_accepted(event)) for event in events.values()]
-        )
+        await self._sender.send([self._record(kind, event) for event in events.values()])
         for action in events:
             yield Repaired(action, True, "published anew to Kafka, as its buyer's record has it")
+
+    def _record(self, kind: str, event: OrderAccepted) -> Outgoing:
+        """Return the record of an order that was made anew, for the topic of its campaign's kind."""
+        key = event.order_id.encode()
+        if kind == REDEMPTION:
+            return Outgoing(TOPIC_REDEMPTIONS_ACCEPTED, key, encode_redemption_accepted(redemption_of(event)))
+        return Outgoing(self._topic, key, encode_order_accepted(event))
 
     async def _restore(self, actions: Sequence[Action]) -> AsyncIterator[Repaired]:
         rows = await read_orders(self._orders, {action.order_id for action in actions})
@@ -234,6 +252,11 @@ def why_not_restored(action: Action, row: OrderRow | None) -> str:
     if row.status not in order_state.HOLDING or hold not in row.taken or hold in row.released:
         return f"it holds nothing any more: it is {row.status}"
     return ""
+
+
+def is_points_price(action: Action, line: StockLine) -> bool:
+    """Tell whether a redemption can cost what its SKU costs in Redis: at least a point, and no more than anyone has."""
+    return line.price_cents >= 1 and line.price_cents * action.quantity <= BALANCE_MAX
 
 
 def _is_held(action: Action, attempt: Attempt) -> bool:

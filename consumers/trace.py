@@ -5,6 +5,7 @@ the outbox and Kafka are searched for the event, which says the same. All search
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
@@ -13,11 +14,14 @@ import msgspec
 import pymysql.err
 import redis.asyncio as redis
 
+from adapters.buyer_record import Record
 from adapters.kafka_reader import FullRecord, RecordReader, Span, committed_offsets, open_reader
 from adapters.mysql import Pool, transaction
 from adapters.redis import ANSWERS_LOST
 from consumers.dead_letter_rules import LetterId, event_of, read_letter
 from consumers.dead_letter_sql import read_marks
+from consumers.saga_facts import IN_ORDERS, SAGA_COLUMNS, SagaFacts, StepFacts
+from consumers.saga_reads import read_points
 from consumers.trace_facts import (
     HELD_WORDS,
     ChangeFacts,
@@ -34,9 +38,11 @@ from consumers.trace_facts import (
     RowFacts,
     Story,
 )
+from consumers.trace_topics import Way, event_facts, event_of_saga, ways_of
 from domain import keys
+from domain.campaign import LOTTERY, REDEMPTION
 from domain.errors import BackendError, FlashgateError, OperationRefusedError, PoisonRecordError
-from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, decode_order_accepted
+from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic
 from domain.order import split_order_id
 from domain.outbox import START, decode_entry, next_outbox_id, parse_outbox_id
 from domain.settings import KafkaSettings
@@ -48,6 +54,7 @@ ENTRIES_MAX: Final = 10_000
 ENTRIES_AT_ONCE: Final = 100
 STORE_TIMEOUT_S: Final = 20.0
 """How long one store may take to answer everything."""
+KINDS_WITH_POINTS: Final = (LOTTERY, REDEMPTION)
 CLOCKS_APART_MS: Final = 60_000
 """By how much the clocks of those who write to Kafka may differ."""
 
@@ -66,7 +73,7 @@ _LEDGER: Final = (
 )
 _CHANGES: Final = "SELECT version, status, reason, at_ms, published FROM order_change WHERE order_id = %s ORDER BY id"
 _PAYMENTS: Final = (
-    "SELECT payment_id, attempt_no, amount_cents, status, hold_no, created_at_ms, updated_at_ms, next_at_ms, "
+    "SELECT payment_id, attempt_no, amount_cents, points, status, hold_no, created_at_ms, updated_at_ms, next_at_ms, "
     "attempts, error FROM payment WHERE order_id = %s ORDER BY attempt_no"
 )
 _RETURNS: Final = (
@@ -78,8 +85,10 @@ _PARCELS: Final = (
     "SELECT kind, who, why, created_at_ms, attempts, error, done_at_ms FROM warehouse_due "
     "WHERE order_id = %s ORDER BY created_at_ms, kind DESC"
 )
+_SAGA: Final = f"SELECT {SAGA_COLUMNS} FROM saga WHERE saga_id = %s"  # noqa: S608 -- columns alone
+_STEPS: Final = "SELECT step, outcome, at_ms FROM saga_step WHERE saga_id = %s ORDER BY at_ms, step"
 # As `adapters.stock.read_attempts`, with the state as it is; see scripts/lua/include/buyer_record.lua.
-_decode_record: Final = msgspec.msgpack.Decoder(tuple[Any, Any, list[tuple[str, str, str, int, int, int]]]).decode
+_decode_record: Final = msgspec.msgpack.Decoder(Record).decode
 
 
 class Found(NamedTuple):
@@ -98,7 +107,8 @@ class Tracer:
         client: Redis.
         pool: the database fg_orders.
         kafka: where Kafka is.
-        group: the consumer group that writes orders to MySQL.
+        group: what the names of all consumer groups begin with.
+        points: the database fg_points; None: nobody asks it.
         topic: of accepted orders.
         records_max: see RECORDS_MAX.
         timeout_s: see STORE_TIMEOUT_S.
@@ -112,6 +122,7 @@ class Tracer:
         kafka: KafkaSettings,
         *,
         group: str,
+        points: Pool | None = None,
         topic: str = TOPIC_ORDERS_ACCEPTED,
         records_max: int = RECORDS_MAX,
         timeout_s: float = STORE_TIMEOUT_S,
@@ -121,6 +132,7 @@ class Tracer:
         self._pool = pool
         self._kafka = kafka
         self._group = group
+        self._points = points
         self._topic = topic
         self._records_max = records_max
         self._timeout_s = timeout_s
@@ -142,9 +154,11 @@ class Tracer:
         campaign_id, digest = parts
         story = Story(order_id=order_id, now_ms=self._now_ms())
         await self._ask(story, "mysql", self._read_mysql(story))
+        await self._ask(story, "redis", self._read_kind(story, campaign_id))
         if story.event is None:
             await self._ask(story, "redis", self._search_outbox(story, campaign_id))
         await self._ask(story, "kafka", self._read_kafka(story))
+        await self._read_points(story)
         if "redis" not in story.away:
             owner = story.event.user_id if story.event else user_id
             await self._ask(story, "redis", self._read_redis(story, campaign_id, digest, owner))
@@ -169,10 +183,14 @@ class Tracer:
             for statement in _SNAPSHOT:
                 await cursor.execute(statement)
             rows = {}
-            for statement in (_ROW, _LEDGER, _CHANGES, _PAYMENTS, _REVIEW, _PARCELS, _RETURNS):
+            for statement in (_ROW, _LEDGER, _CHANGES, _PAYMENTS, _REVIEW, _PARCELS, _RETURNS, _SAGA, _STEPS):
                 await cursor.execute(statement, (story.order_id,))
                 names = [column[0] for column in cursor.description]
                 rows[statement] = [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
+        for row in rows[_SAGA]:
+            story.saga = SagaFacts(**row)
+            story.event = event_of_saga(story.saga)
+        story.steps = [StepFacts(schema=IN_ORDERS, **row) for row in rows[_STEPS]]
         for row in rows[_ROW]:
             story.mysql = RowFacts(**row)
             story.event = _event_of_row(story.mysql)
@@ -183,7 +201,24 @@ class Tracer:
         story.parcels = [ParcelFacts(**row) for row in rows[_PARCELS]]
         story.returns = [ReturnFacts(**row) for row in rows[_RETURNS]]
 
+    async def _read_points(self, story: Story) -> None:
+        """Ask fg_points, if the order can have to do with points."""
+        points = self._points
+        if points is None or not (story.saga or story.draw or story.kind in KINDS_WITH_POINTS):
+            return
+
+        async def asking() -> None:
+            guards, story.points = await read_points(points, story.order_id, timeout_s=self._timeout_s)
+            story.steps = sorted([*story.steps, *guards], key=lambda one: one.at_ms)
+
+        await self._ask(story, "points", asking())
+
     # -- Redis -------------------------------------------------------------------------------------------------
+
+    async def _read_kind(self, story: Story, campaign_id: str) -> None:
+        """Learn what kind of campaign it is, which says where its records lie."""
+        kind = await self._redis.hget(keys.campaign(campaign_id), "kind")
+        story.kind = kind.decode() if isinstance(kind, bytes) else (REDEMPTION if story.saga else "")
 
     async def _search_outbox(self, story: Story, campaign_id: str) -> None:
         """Look for an order of which nothing is known among the entries that are not relayed."""
@@ -200,7 +235,7 @@ class Tracer:
                     continue  # the relay will set it aside, and it names no order
                 for event in events:
                     if event.order_id == story.order_id:
-                        story.event = _event_facts(event)
+                        story.event = event_facts(event)
                         return
             start = next_outbox_id(page[-1][0].decode())
         story.notes.append(f"outbox: not among its first {ENTRIES_MAX} entries")
@@ -241,23 +276,31 @@ class Tracer:
             if event is not None:
                 made_anew = event.outbox_id == START
                 since_ms = event.accepted_at_ms if made_anew else parse_outbox_id(event.outbox_id)[0]
-            await self._read_letters(story, reader, since_ms)
-            found = await self._find(reader, self._topic, story.order_id, since_ms)
-            records = list(found.records)
-            replayed_ms = [one.action_at_ms for one in story.dead_letters if one.action == "replayed"]
-            if replayed_ms and found.searched.end < found.whole.end:
-                since_ms = min(one for one in replayed_ms if one is not None) - CLOCKS_APART_MS
-                records += (await self._find(reader, self._topic, story.order_id, since_ms)).records
-        committed = await self._committed(story) if records else {}
+            ways = ways_of(story.kind or (REDEMPTION if story.saga else ""), self._topic)
+            for way in ways:
+                await self._read_letters(story, reader, way, since_ms)
+            looked = [await self._read_topic(story, reader, way, since_ms) for way in ways]
+        story.kafka.sort(key=lambda one: one.at_ms)
+        if not story.kafka:
+            story.notes.append(looked[0])
+
+    async def _read_topic(self, story: Story, reader: RecordReader, way: Way, since_ms: int | None) -> str:
+        """Look for the order's records in one topic; returns what is to be said if there are none."""
+        found = await self._find(reader, way.topic, story.order_id, since_ms)
+        records = list(found.records)
+        replayed_ms = [one.action_at_ms for one in story.dead_letters if one.action == "replayed"]
+        if replayed_ms and found.searched.end < found.whole.end:
+            since_ms = min(one for one in replayed_ms if one is not None) - CLOCKS_APART_MS
+            records += (await self._find(reader, way.topic, story.order_id, since_ms)).records
+        committed = await self._committed(story, way) if records else {}
         for record in sorted(set(records), key=lambda one: (one.partition, one.offset)):
             done = None if committed is None else record.offset < committed.get(record.partition, 0)
-            story.kafka.append(_kafka_facts(story, record, consumed=done))
-        if not records:
-            story.notes.append(_not_found(self._topic, found))
+            story.kafka.append(_kafka_facts(story, way, record, consumed=done))
+        return _not_found(way.topic, found)
 
-    async def _read_letters(self, story: Story, reader: RecordReader, since_ms: int | None) -> None:
+    async def _read_letters(self, story: Story, reader: RecordReader, way: Way, since_ms: int | None) -> None:
         """Look for the order's dead letters, which were written after it was accepted, by another clock."""
-        topic = dead_topic(self._topic)
+        topic = dead_topic(way.topic)
         since_ms = None if since_ms is None else since_ms - CLOCKS_APART_MS
         found = await self._find(reader, topic, story.order_id, since_ms)
         letters = [read_letter(record) for record in found.records]
@@ -268,7 +311,7 @@ class Tracer:
             mark = marks.get(LetterId(*letter.id))
             event = event_of(letter)
             if event is not None and event.order_id == story.order_id and story.event is None:
-                story.event = _event_facts(event)
+                story.event = event_facts(event)
             story.dead_letters.append(
                 LetterFacts(
                     id=str(letter.id),
@@ -300,9 +343,9 @@ class Tracer:
         records = [record async for record in reader.read(topic, {number: searched}) if record.key == key]
         return Found(records, searched, whole)
 
-    async def _committed(self, story: Story) -> dict[int, int] | None:
+    async def _committed(self, story: Story, way: Way) -> dict[int, int] | None:
         try:
-            return await committed_offsets(self._kafka, self._topic, f"{self._group}.orders")
+            return await committed_offsets(self._kafka, way.topic, f"{self._group}.{way.consumer}")
         except BackendError as error:
             story.notes.append(f"kafka: nobody can tell what is consumed: {error}")
             return None
@@ -327,27 +370,14 @@ def _event_of_row(row: RowFacts) -> EventFacts:
     )
 
 
-def _event_facts(event: OrderAccepted) -> EventFacts:
-    return EventFacts(
-        user_id=event.user_id,
-        sku_id=event.sku_id,
-        quantity=event.quantity,
-        hold_no=event.hold_no,
-        accepted_at_ms=event.accepted_at_ms,
-        outbox_id=event.outbox_id,
-        outbox_index=event.outbox_index,
-    )
-
-
-def _kafka_facts(story: Story, record: FullRecord, *, consumed: bool | None) -> KafkaFacts:
+def _kafka_facts(story: Story, way: Way, record: FullRecord, *, consumed: bool | None) -> KafkaFacts:
     """Return what is to be said of a record; if nothing was known of its order, it is now."""
-    try:
-        event = _event_facts(decode_order_accepted(record.value))
-    except PoisonRecordError:
-        event = None
-    if event is not None and story.event is None:
-        story.event = event
+    event = None
+    with contextlib.suppress(PoisonRecordError):
+        event, draw = way.read(record.value)
+        story.event, story.draw = story.event or event, story.draw or draw
     return KafkaFacts(
+        topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         at_ms=record.timestamp_ms,
@@ -366,7 +396,7 @@ def _redis_facts(packed: bytes | None, digest: str, user_id: str, *, gate_open: 
     if packed is None:
         return None
     try:
-        attempts = _decode_record(packed)[2]
+        attempts = _decode_record(packed).attempts
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise PoisonRecordError(f"the record of user {user_id!r} cannot be read: {error}") from None
     for order, _, sku_id, quantity, hold_no, state in attempts:

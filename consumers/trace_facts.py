@@ -4,6 +4,8 @@ from typing import Final
 
 import msgspec
 
+from consumers.saga_facts import PointsFacts, SagaFacts, StepFacts
+
 HELD_WORDS: Final = {0: "released", 1: "held", 2: "paid"}
 """State of an attempt in a buyer's record → what it is called."""
 
@@ -47,9 +49,22 @@ class OutboxFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The checkpoint has passed it."""
 
 
-class KafkaFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of the order among the accepted orders."""
+class DrawFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A draw that won, as its record tells."""
 
+    sku_id: str
+    points: int
+    """What the prize is worth."""
+    seq: int
+    """Its line in the lottery's log."""
+    hash: str
+    """Of the log's entry with that line."""
+
+
+class KafkaFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of the order: accepted, redeemed, won or awarded."""
+
+    topic: str = ""
     partition: int
     offset: int
     at_ms: int
@@ -117,6 +132,8 @@ class PaymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     payment_id: str
     attempt_no: int
     amount_cents: int
+    points: int = 0
+    """What a redemption was paid with; 0: money."""
     status: str
     hold_no: int
     created_at_ms: int
@@ -168,6 +185,8 @@ class Story(msgspec.Struct, kw_only=True):
 
     order_id: str
     now_ms: int
+    kind: str = ""
+    """Of the campaign, as Redis says; empty if it does not."""
     event: EventFacts | None = None
     """From wherever it was found first."""
     redis: RedisFacts | None = None
@@ -181,6 +200,12 @@ class Story(msgspec.Struct, kw_only=True):
     review: ReviewFacts | None = None
     parcels: list[ParcelFacts] = []
     returns: list[ReturnFacts] = []
+    draw: DrawFacts | None = None
+    saga: SagaFacts | None = None
+    steps: list[StepFacts] = []
+    """Guards of the saga's steps, of both schemas."""
+    points: list[PointsFacts] = []
+    """Rows of the points' ledger."""
     away: dict[str, str] = {}
     """Store → why it could not be asked."""
     notes: list[str] = []
@@ -189,4 +214,5 @@ class Story(msgspec.Struct, kw_only=True):
     @property
     def is_known(self) -> bool:
         """Whether any store knows the order."""
-        return any((self.redis, self.kafka, self.dead_letters, self.mysql, self.ledger, self.event))
+        known = (self.redis, self.kafka, self.dead_letters, self.mysql, self.ledger, self.event, self.saga, self.points)
+        return any(known)

@@ -9,9 +9,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from consumers.dead_letter_rules import iso
+from consumers.saga_facts import SagaFacts
+from consumers.saga_words import next_step, outcome_text
 from consumers.trace_facts import LetterFacts, ParcelFacts, PaymentFacts, ReturnFacts, ReviewFacts, RowFacts, Story
+from domain.events import TOPIC_POINTS_AWARDED
 from domain.order_state import ACTIVE, HOLDING, OrderStatus, PaymentStatus
 from domain.outbox import START, parse_outbox_id
+from domain.points import LedgerKind
 from lifecycle.rules import is_prize
 
 HOPS: Final = (
@@ -19,6 +23,8 @@ HOPS: Final = (
     "outbox",
     "kafka",
     "dead letter",
+    "saga",
+    "points",
     "mysql",
     "ledger",
     "change",
@@ -45,6 +51,8 @@ def timeline(story: Story) -> list[Line]:
         *_accepted(story),
         *_to_kafka(story),
         *_letters(story.dead_letters),
+        *_saga(story),
+        *_points(story),
         *_in_mysql(story),
         *_payments(story.payments),
         *_outbound(story.review, story.parcels),
@@ -104,8 +112,15 @@ def _to_kafka(story: Story) -> Iterator[Line]:
     said = {True: "consumed", False: "not consumed yet", None: "nobody can tell whether it is consumed"}
     for one in story.kafka:
         origin = "made anew" if one.outbox_id == START else f"from outbox entry {one.outbox_id}/{one.outbox_index}"
-        place = f"partition {one.partition}, offset {one.offset}"
+        if one.topic == TOPIC_POINTS_AWARDED:
+            origin = "its award"
+        topic = f"{one.topic}, " if story.saga or story.draw else ""
+        place = f"{topic}partition {one.partition}, offset {one.offset}"
         yield Line(one.at_ms, "kafka", f"{place}, {origin}: {said[one.consumed]}")
+    draw = story.draw
+    if draw is not None:
+        worth = f"worth {draw.points:,} points" if draw.points else "worth no points"
+        yield Line(None, "kafka", f"won {draw.sku_id}, {worth}; line {draw.seq} of draws.log, its entry {draw.hash}")
 
 
 def _letters(letters: Sequence[LetterFacts]) -> Iterator[Line]:
@@ -113,6 +128,26 @@ def _letters(letters: Sequence[LetterFacts]) -> Iterator[Line]:
         yield Line(one.at_ms, "dead letter", f"{one.id}: {one.reason}: {one.error}")
         if one.action_at_ms is not None:
             yield Line(one.action_at_ms, "dead letter", f"{one.id}: {one.action}")
+
+
+def _saga(story: Story) -> Iterator[Line]:
+    saga = story.saga
+    if saga is None:
+        return
+    yield Line(saga.started_at_ms, "saga", f"taken in: {saga.points:,} points for {saga.quantity} of {saga.sku_id}")
+    for one in story.steps:
+        yield Line(one.at_ms, "saga", f"{one.step}, {one.schema}: {outcome_text(one)}")
+    if saga.parked_at_ms is not None:
+        yield Line(saga.parked_at_ms, "saga", f"parked after {saga.attempts} attempts: {saga.error}")
+    if saga.ended_at_ms is not None:
+        yield Line(saga.ended_at_ms, "saga", "ended")
+    why = f" ({saga.reason})" if saga.reason else ""
+    yield Line(None, "saga", f"{saga.status}{why}, version {saga.version}")
+
+
+def _points(story: Story) -> Iterator[Line]:
+    for one in story.points:
+        yield Line(one.at_ms, "points", f"{one.kind} {one.delta:+,} of user {one.user_id}")
 
 
 def _in_mysql(story: Story) -> Iterator[Line]:
@@ -133,7 +168,8 @@ def _in_mysql(story: Story) -> Iterator[Line]:
 def _payments(payments: Sequence[PaymentFacts]) -> Iterator[Line]:
     for one in payments:
         name = f"{one.payment_id}, number {one.attempt_no}"
-        yield Line(one.created_at_ms, "payment", f"{name}: {one.amount_cents / 100:.2f} asked for")
+        asked = f"{one.points:,} points" if one.points else f"{one.amount_cents / 100:.2f} asked for"
+        yield Line(one.created_at_ms, "payment", f"{name}: {asked}")
         tried = f", tried {one.attempts} times in vain: {one.error}" if one.attempts else ""
         yield Line(one.updated_at_ms, "payment", f"{name}: {one.status}{tried}")
 
@@ -192,6 +228,8 @@ def summary(story: Story) -> str:
 
 def _before_row(story: Story) -> str:
     """Say where an order stands that has no row in MySQL."""
+    if story.saga is not None:
+        return f"accepted; {_saga_stands(story.saga)}"
     open_letters = [one for one in story.dead_letters if not one.action]
     if open_letters:
         last = open_letters[-1]
@@ -229,7 +267,12 @@ def _of_row(story: Story, row: RowFacts) -> str:
         if any(one.kind == "return" and one.done_at_ms is None for one in story.parcels):
             return f"shipped, and it came back; the warehouse has to take it in{_in_the_way(story)}"
         return "shipped; nothing more is to come"
-    text = f"{status}{_because(story, row)}"
+    return _of_given_up(story, row)
+
+
+def _of_given_up(story: Story, row: RowFacts) -> str:
+    """Say what an order that holds nothing still waits for."""
+    text = f"{row.status}{_because(story, row)}"
     owed = [one for one in story.returns if one.done_at_ms is None]
     if owed:
         text += f"; a release is owed to Redis since {iso(owed[0].created_at_ms)}"
@@ -238,9 +281,35 @@ def _of_row(story: Story, row: RowFacts) -> str:
         text += f"; its units went back to the campaign {iso(max(one.done_at_ms or 0 for one in story.returns))}"
     due = [one for one in story.payments if one.status in {PaymentStatus.REACQUIRING, PaymentStatus.REFUND_DUE}]
     if due:
-        wants = "units are being looked for" if due[0].status == PaymentStatus.REACQUIRING else "its refund is due"
-        text += f"; payment {due[0].payment_id} was charged, and {wants} since {iso(due[0].updated_at_ms)}"
+        one, since = due[0], iso(due[0].updated_at_ms)
+        wants = "units are being looked for" if one.status == PaymentStatus.REACQUIRING else "its refund is due"
+        charged = f"; payment {one.payment_id} was charged, and {wants} since {since}"
+        tried = f" (tried {one.attempts} times: {one.error})" if one.attempts else ""
+        text += f"; its {one.points:,} points have to go back since {since}{tried}" if one.points else charged
+    if story.saga is not None and story.saga.ended_at_ms is None:
+        text += f"; {_saga_stands(story.saga)}"
     return text
+
+
+def _saga_stands(saga: SagaFacts) -> str:
+    """Say where a saga stands."""
+    if saga.ended_at_ms is not None:
+        return "its saga has ended"
+    step = next_step(saga) or "its confirmation"
+    if saga.parked_at_ms is not None:
+        return (
+            f"its saga is parked before {step} ({saga.error}); `./flashgate saga show {saga.saga_id}` tells what to do"
+        )
+    return f"its saga goes on by itself with {step}"
+
+
+def _award(story: Story) -> str:
+    """Say where the points are that a prize is worth, if it is worth any and they could be asked for."""
+    if story.draw is None or not story.draw.points or "points" in story.away:
+        return ""
+    there = any(one.kind == LedgerKind.AWARD for one in story.points)
+    points = f"{story.draw.points:,} points"
+    return f"; its {points} are in the account" if there else f"; its {points} are not in the account yet"
 
 
 def _in_the_way(story: Story) -> str:
@@ -250,8 +319,10 @@ def _in_the_way(story: Story) -> str:
 
 
 def _of_confirmed(story: Story, row: RowFacts, payment: PaymentFacts | None) -> str:
+    if story.saga is not None:
+        return f"confirmed: a redemption; {_saga_stands(story.saga)}"
     if is_prize(row.unit_price_cents, row.pay_by_ms):
-        return "confirmed: a prize, for which nothing is to be paid"
+        return f"confirmed: a prize, for which nothing is to be paid{_award(story)}"
     if row.pay_by_ms is None:
         text = "confirmed; waits for payment, for ever"
     elif story.now_ms < row.pay_by_ms:

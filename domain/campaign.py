@@ -13,6 +13,7 @@ from domain.errors import ConfigError
 
 SKUS_MAX: Final = 5_000
 STOCK_MAX: Final = 100_000_000
+SALE: Final = "sale"
 LOTTERY: Final = "lottery"
 REDEMPTION: Final = "redemption"
 PRIZES_MAX: Final = 100
@@ -124,6 +125,10 @@ class Campaign(msgspec.Struct, frozen=True, kw_only=True):
         """End of the window (exclusive), Unix milliseconds."""
         return math.floor(self.campaign.closes_at.timestamp() * 1000)
 
+    def price_of(self, sku: Sku) -> int:
+        """Return the price of one unit as Redis has it: in points of a redemption, in cents of any other campaign."""
+        return sku.points_price if self.campaign.kind == REDEMPTION else sku.price_cents
+
 
 def parse_campaign(text: str, *, source: str) -> Campaign:
     """Parse and check a campaign file.
@@ -146,9 +151,9 @@ def parse_campaign(text: str, *, source: str) -> Campaign:
         if sku.id in seen:
             raise refuse(["sku", number, "id"], f"the SKU {sku.id!r} stands twice in this file")
         seen.add(sku.id)
-    if campaign.campaign.kind == LOTTERY:
-        for path, why in _lottery_faults(campaign):
-            raise refuse(path, why)
+    faults = {LOTTERY: _lottery_faults, REDEMPTION: _redemption_faults}.get(campaign.campaign.kind)
+    for path, why in faults(campaign) if faults is not None else ():
+        raise refuse(path, why)
     return campaign
 
 
@@ -164,3 +169,10 @@ def _lottery_faults(campaign: Campaign) -> Iterator[tuple[list[str | int], str]]
         if not 1 <= sku.weight <= WEIGHT_MAX:
             why = f"a prize needs a weight from 1 to {WEIGHT_MAX}, its share among all weights"
             yield ["sku", number, "weight"], why
+
+
+def _redemption_faults(campaign: Campaign) -> Iterator[tuple[list[str | int], str]]:
+    """Yield where and why nothing can be had for points."""
+    for number, sku in enumerate(campaign.sku):
+        if sku.points_price < 1:
+            yield ["sku", number, "points_price"], "a redemption needs the points that one unit costs, at least 1"

@@ -89,6 +89,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Orders of a worker that wait for a decision; past it 503 BUSY at once."""
     answer_timeout_s: Seconds = 5.0
     """How long an order may wait for its decision (and for Kafka, with durability = "kafka")."""
+    check_timeout_s: Seconds = 1.0
+    """How long one look at campaigns, stock or points may take before a redemption is admitted, and how long it may
+    wait for its turn to be looked at; past it 503 BUSY."""
+    checks_inflight_max: Positive = 4_096
+    """Of the orders of a worker that wait, redemptions that are being checked; past it 503 BUSY at once."""
     attempts_per_buyer_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     """Attempts remembered per buyer and campaign; one that holds stock is never forgotten."""
     outbox_entries_max: Positive = 100_000
@@ -189,6 +194,22 @@ class LifecycleSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry_max_s: Seconds = 60.0
 
 
+class SagaSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Table `[saga]`: how redemptions are carried through."""
+
+    batch_max: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 200
+    """Sagas taken up at once; those that stand at the same step share its transaction."""
+    poll_ms: Millis = 200
+    """How often sagas are looked for that are due; those that have just been taken in are taken up at once."""
+    lease_ms: Millis = 15_000
+    """How long a saga that somebody has taken up, or noted a step of, is left to him."""
+    retry_initial_s: Seconds = 0.1
+    """Pause after a step that has failed; it doubles with each failure."""
+    retry_max_s: Seconds = 30.0
+    attempts_max: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
+    """Failures of one step, while its server is there, after which a saga is parked for people to look at."""
+
+
 class GuardSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Table `[guard]`: who inserts a fact once where no unique index says so, see adapters/insert_once.py."""
 
@@ -254,6 +275,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     payment: PaymentSettings = PaymentSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()
     guard: GuardSettings = GuardSettings()
+    saga: SagaSettings = SagaSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     sandbox: SandboxSettings = SandboxSettings()
     reconcile: ReconcileSettings = ReconcileSettings()

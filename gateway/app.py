@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-import gc
+import functools
 import logging
-import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,14 +17,27 @@ from adapters.draws import DrawReply, DrawRequest, draw
 from adapters.kafka import create_topics
 from adapters.kafka_reader import TopicReader
 from adapters.mysql import catalog_dsn, connect_pool, orders_dsn, points_dsn
+from adapters.points import read_balances
 from adapters.process import run_process, run_until_told
 from adapters.redis import ANSWERS_LOST, ScriptChannel, make_client
-from adapters.stock import Attempt, BatchReply, OrderRequest, admit, list_campaigns, read_attempts
+from adapters.stock import (
+    Attempt,
+    BatchReply,
+    OrderRequest,
+    admit,
+    attempts_or_error,
+    list_campaigns,
+    read_gates,
+    read_kind,
+    read_lines,
+    read_sure_attempts,
+)
 from adapters.tasks import end_tasks
 from domain import keys
 from domain.draw_events import TOPIC_DRAWS_LOG, TOPIC_DRAWS_WON
 from domain.errors import BackendError, ConfigError, PoisonRecordError
 from domain.events import TOPIC_ORDERS_ACCEPTED, TOPIC_POINTS_AWARDED, dead_topic
+from domain.redemption_events import TOPIC_REDEMPTIONS_ACCEPTED
 from domain.settings import Settings
 from gateway.calls import BuyerCalls
 from gateway.campaigns import Campaigns
@@ -43,10 +55,12 @@ from gateway.order_stream import OrderStreams
 from gateway.order_table import OrderTable
 from gateway.orders import OrderDesk
 from gateway.outbox_source import OutboxSource
+from gateway.own_process import allow_connections, quieten_collector
 from gateway.points import PointsDesk
 from gateway.publisher import KafkaPublisher
 from gateway.recovery import Recovery
 from gateway.recovery_sources import RecoverySources
+from gateway.redemptions import Looks, RedemptionDesk
 from gateway.relay import Relay
 from gateway.watermarks import Watermarks
 from lifecycle.http_provider import HttpProvider
@@ -57,9 +71,6 @@ from warehouse.app import open_outbound
 log = logging.getLogger(__name__)
 
 METRICS_EVERY_S: Final = 0.5
-FILES_OF_ITS_OWN: Final = 100
-"""Open files of a worker besides its buyers' connections."""
-GC_THRESHOLD: Final = 50_000
 SHUTDOWN_S: Final = 1.0
 """For aiohttp's own handlers, once all connections have ended."""
 
@@ -104,6 +115,8 @@ class GatewayWorker:
         # Who cancels may wait for a lock; who asks where an order stands must not wait behind that.
         self._changes = connect_pool(orders_dsn(settings.mysql), settings.mysql)
         self._points = connect_pool(points_dsn(settings.mysql), settings.mysql)
+        # Who spends points must not wait behind those who look at theirs.
+        self._balances = connect_pool(points_dsn(settings.mysql), settings.mysql)
         self._provider: HttpProvider | None = None
         self._metrics = GatewayMetrics()
         self._life_metrics = LifeMetrics()
@@ -128,7 +141,8 @@ class GatewayWorker:
             answer_timeout_s=gateway.answer_timeout_s,
         )
         draws = DrawDesk(gateway, self.desk, self.campaigns, self._watermarks, self._draw, self._metrics)
-        calls = BuyerCalls(self.desk, draws, self.campaigns, status)
+        self.redemptions = RedemptionDesk(gateway, self.desk, self._looks(), self._metrics)
+        calls = BuyerCalls(self.desk, draws, self.campaigns, status, self.redemptions)
         self.streams = OrderStreams(gateway, table, told=self._life_metrics.events)
         life = LifeCalls(
             settings,
@@ -145,6 +159,15 @@ class GatewayWorker:
         self._aiohttp = web.AppRunner(plane.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
         self.door = Door(gateway, calls, self._aiohttp)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _looks(self) -> Looks:
+        """Return how redemptions are checked."""
+        return Looks(
+            gates=functools.partial(read_gates, self._client),
+            lines=functools.partial(read_lines, self._client),
+            balances=functools.partial(read_balances, self._balances, timeout_s=self.settings.gateway.check_timeout_s),
+            attempts=functools.partial(read_sure_attempts, self._client),
+        )
 
     def _payments(self) -> Payments | None:
         """Return what takes payments, None if no provider is configured; it connects when it is first used."""
@@ -207,6 +230,7 @@ class GatewayWorker:
         await self._orders.close()
         await self._changes.close()
         await self._points.close()
+        await self._balances.close()
 
     def _channel(self, campaign_id: str) -> ScriptChannel:
         channel = self._channels.get(campaign_id)
@@ -233,7 +257,7 @@ class GatewayWorker:
             packed: list[Any] = await self._client.mget([keys.buyer(*buyer) for buyer in buyers])
         except ANSWERS_LOST as error:
             raise BackendError(f"Redis: {error}") from error
-        return [_attempts_or_error(one) for one in packed]
+        return [attempts_or_error(one) for one in packed]
 
     async def _missing(self) -> dict[str, str]:
         """Return what an order needs and is not there."""
@@ -253,13 +277,6 @@ class GatewayWorker:
             await asyncio.sleep(METRICS_EVERY_S)
 
 
-def _attempts_or_error(packed: bytes | None) -> list[Attempt] | PoisonRecordError:
-    try:
-        return read_attempts(packed)
-    except PoisonRecordError as error:
-        return error
-
-
 def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]]:
     """Return a relay with its parts, and what closes them."""
     channel = ScriptChannel(settings.redis)
@@ -268,8 +285,8 @@ def make_relay(settings: Settings) -> tuple[Relay, Callable[[], Awaitable[None]]
     orders = connect_pool(orders_dsn(settings.mysql), settings.mysql)
     catalog = connect_pool(catalog_dsn(settings.mysql), settings.mysql)
     sources = RecoverySources(
-        lambda: TopicReader(settings.kafka, TOPIC_ORDERS_ACCEPTED),
-        lambda: TopicReader(settings.kafka, TOPIC_DRAWS_LOG),
+        functools.partial(TopicReader, settings.kafka),
+        functools.partial(read_kind, client),
         orders,
         catalog,
     )
@@ -300,6 +317,8 @@ RELAY_TOPICS: Final = (
     TOPIC_DRAWS_WON,
     TOPIC_DRAWS_LOG,
     TOPIC_POINTS_AWARDED,
+    TOPIC_REDEMPTIONS_ACCEPTED,
+    dead_topic(TOPIC_REDEMPTIONS_ACCEPTED),
 )
 
 
@@ -323,7 +342,7 @@ def run_gateway(
 
     async def main(stopping: asyncio.Event) -> None:
         gateway = settings.gateway
-        _allow_connections(gateway.connections_max)
+        allow_connections(gateway.connections_max)
         listener = (
             socket.socket(fileno=fd)
             if fd is not None
@@ -333,7 +352,7 @@ def run_gateway(
         await worker.start(listener)
         address = listener.getsockname()
         log.info("%s", orjson.dumps({"listening": f"http://{address[0]}:{address[1]}"}).decode())
-        _quieten_collector()
+        quieten_collector()
         if ready_file is not None:
             ready_file.touch()  # noqa: ASYNC240 -- once, before anything is served
         async with open_ops(settings) if with_ops else contextlib.nullcontext():
@@ -343,24 +362,6 @@ def run_gateway(
                 await worker.stop()
 
     run_process(f"gateway {number}", main)
-
-
-def _allow_connections(connections_max: int) -> None:
-    """Raise the limit of open files, as far as it may be raised."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections_max + FILES_OF_ITS_OWN
-    if soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        if most < wanted:
-            log.warning("only %d files may be open: that is fewer than connections_max needs", most)
-
-
-def _quieten_collector() -> None:
-    """Have the garbage collector look seldom: what lives from the start on stays, and requests leave no cycles."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
 
 
 def run_relay(settings: Settings) -> None:

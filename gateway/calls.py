@@ -5,33 +5,46 @@ the answer later.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
+from adapters.stock import StockLine
+from domain.campaign import REDEMPTION
 from gateway.answers import BUSY_NOW, JSON, Answer
 from gateway.campaigns import Campaigns
 from gateway.draws import DrawDesk
 from gateway.order_status import StatusDesk, iso_utc
 from gateway.orders import OrderDesk, Promise, no_campaign
+from gateway.redemptions import RedemptionDesk
 from gateway.view import CampaignView, LotteryView, sku_state
+
+Place = Callable[[bytes | None, bytes | None, bytes, Promise], Answer | None]
+"""Authorization, Idempotency-Key, body, promise → the answer, if there is one at once."""
 
 
 class BuyerCalls:
     """The hot calls of one worker."""
 
-    __slots__ = ("_campaigns", "_desk", "_status", "draw_prize", "place_order", "posts")
+    __slots__ = ("_campaigns", "_desk", "_status", "posts")
 
-    def __init__(self, desk: OrderDesk, draws: DrawDesk, campaigns: Campaigns, status: StatusDesk) -> None:
+    def __init__(
+        self,
+        desk: OrderDesk,
+        draws: DrawDesk,
+        campaigns: Campaigns,
+        status: StatusDesk,
+        redemptions: RedemptionDesk | None = None,
+    ) -> None:
+        """Take the desks; without one of redemptions that call is not served."""
         self._desk = desk
         self._campaigns = campaigns
         self._status = status
-        self.place_order = desk.place
-        """`POST /v1/orders`: see `OrderDesk.place`."""
-        self.draw_prize = draws.place
-        """`POST /v1/draws`: see `DrawDesk.place`."""
-        self.posts = {b"/v1/orders": desk.place, b"/v1/draws": draws.place}
-        """The hot ones by their path."""
+        self.posts: dict[bytes, Place] = {b"/v1/orders": desk.place, b"/v1/draws": draws.place}
+        """The hot calls that bring something, by their path."""
+        if redemptions is not None:
+            self.posts[b"/v1/redemptions"] = redemptions.place
 
     def get_order(self, authorization: bytes | None, order_id: str, promise: Promise) -> Answer | None:
         """`GET /v1/orders/{id}`."""
@@ -62,7 +75,7 @@ def campaign_answer(view: CampaignView, now_s: float) -> Answer:
             {
                 "sku_id": sku,
                 "state": sku_state(view, sku, now_s),
-                "price_cents": line.price_cents,
+                **price_told(view.kind, line),
                 "per_user": line.per_user,
             }
             for sku, line in view.stock.items()
@@ -71,6 +84,11 @@ def campaign_answer(view: CampaignView, now_s: float) -> Answer:
     if view.lottery is not None:
         body["lottery"] = lottery_facts(view.lottery)
     return Answer(200, orjson.dumps(body), JSON, (("Cache-Control", "no-store"),))
+
+
+def price_told(kind: str, line: StockLine) -> dict[str, int]:
+    """Return the price of one unit, under the name that says what it is in."""
+    return {"points_price" if kind == REDEMPTION else "price_cents": line.price_cents}
 
 
 def lottery_facts(lottery: LotteryView) -> dict[str, Any]:

@@ -38,6 +38,7 @@ Draw = Callable[[str, list[DrawRequest]], Awaitable[DrawReply]]
 
 _DRAWN_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b"
 _REPLAYED: Final = (("Idempotent-Replayed", "true"),)
+_IS_ACCEPTED: Final = Outcome.ACCEPTED
 _EXHAUSTED: Final = problem(outcomes.SOLD_OUT, "every prize of this lottery is gone")
 _ALL_DRAWN: Final = problem(outcomes.LIMIT_REACHED, "you have had all your draws in this lottery")
 
@@ -185,7 +186,7 @@ class DrawDesk:
         for waiting, decision in zip(batch, reply.decisions, strict=True):
             outcome = decision.outcome
             counts[outcome] += 1
-            if outcome is Outcome.ACCEPTED:
+            if outcome is _IS_ACCEPTED:
                 campaigns.note_holder(campaign_id, waiting.draw.user_hash)
             elif outcome is Outcome.REPLAYED:
                 campaigns.give_back_token(campaign_id)

@@ -48,8 +48,9 @@ class BuyerPlane:
         app = web.Application(client_max_size=self._settings.body_bytes_max, middlewares=[problems])
         app.add_routes(
             [
-                web.post("/v1/orders", self.place_order),
-                web.post("/v1/draws", self.draw_prize),
+                web.post("/v1/orders", self.place),
+                web.post("/v1/draws", self.place),
+                web.post("/v1/redemptions", self.place),
                 web.get("/v1/orders/{id}", self.get_order, allow_head=False),
                 web.get("/v1/orders/{id}/events", self.order_events, allow_head=False),
                 web.post("/v1/orders/{id}/payment", self.pay_order),
@@ -66,21 +67,14 @@ class BuyerPlane:
         app.on_response_prepare.append(_say_nothing_of_the_server)
         return app
 
-    async def place_order(self, request: web.Request) -> web.Response:
-        """`POST /v1/orders`."""
+    async def place(self, request: web.Request) -> web.Response:
+        """`POST /v1/orders`, `/v1/draws` and `/v1/redemptions`."""
         body = await self._body(request)
         if isinstance(body, Answer):
             return as_response(body)
         authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
-        return await _answered(lambda promise: self._calls.place_order(authorization, key, body, promise))
-
-    async def draw_prize(self, request: web.Request) -> web.Response:
-        """`POST /v1/draws`."""
-        body = await self._body(request)
-        if isinstance(body, Answer):
-            return as_response(body)
-        authorization, key = _header(request, "Authorization"), _header(request, "Idempotency-Key")
-        return await _answered(lambda promise: self._calls.draw_prize(authorization, key, body, promise))
+        place = self._calls.posts[request.path.encode()]
+        return await _answered(lambda promise: place(authorization, key, body, promise))
 
     async def get_order(self, request: web.Request) -> web.Response:
         """`GET /v1/orders/{id}`."""

@@ -14,6 +14,7 @@ OUTCOMES: Final = 64
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 _decisions = Counter("flashgate_decisions", "Orders decided, by outcome and by where", ["outcome", "decided_in"])
+_checks = Counter("flashgate_redemption_checks", "Checks of redemptions, by what came of them", ["check", "outcome"])
 _batch_size = Histogram("flashgate_batch_size", "Orders in one script call", buckets=_SIZES)
 _redis_seconds = Histogram("flashgate_redis_call_seconds", "Duration of one admission call", buckets=_SECONDS)
 _batch_failures = Counter("flashgate_batch_failures", "Batches without an answer, by error", ["error"])
@@ -42,6 +43,10 @@ class GatewayMetrics:
         self.in_redis = [0] * OUTCOMES
         self.busy = 0
         """Turned away because too many wait."""
+        self.checks: dict[tuple[str, str], int] = {}
+        """(check, what came of it) → checks of redemptions since they were last told."""
+        self.by_checks: dict[str, int] = {}
+        """Code of a refusal → redemptions that their checks have refused since they were last told."""
 
     def tell(self) -> None:
         """Add what has been counted to the counters."""
@@ -53,6 +58,20 @@ class GatewayMetrics:
         if self.busy:
             self._child(BUSY.code, "memory").inc(self.busy)
             self.busy = 0
+        for code, count in self.by_checks.items():
+            self._child(code, "checks").inc(count)
+        self.by_checks.clear()
+        for check_and_outcome, count in self.checks.items():
+            _checks.labels(*check_and_outcome).inc(count)
+        self.checks.clear()
+
+    def checked(self, check: str, outcome: str) -> None:
+        """Count what came of one check of a redemption: `campaign`, `stock` or `points`."""
+        self.checks[check, outcome] = self.checks.get((check, outcome), 0) + 1
+
+    def refused_by_checks(self, code: str) -> None:
+        """Count a redemption that its checks have refused."""
+        self.by_checks[code] = self.by_checks.get(code, 0) + 1
 
     def _child(self, outcome: str, decided_in: str) -> Counter:
         child = self._children.get((outcome, decided_in))

@@ -98,22 +98,7 @@ def _paths() -> dict[str, Any]:
                 "requestBody": {"required": True, "content": _json(PlaceOrder)},
                 "responses": {
                     "202": _answer("Accepted, and durable", OrderAccepted, "Location", "Idempotent-Replayed"),
-                    **_problems(
-                        outcomes.INVALID,
-                        outcomes.KEY_MISSING,
-                        outcomes.UNAUTHENTICATED,
-                        outcomes.NOT_STARTED,
-                        outcomes.ENDED,
-                        outcomes.PAUSED,
-                        outcomes.NOT_FOUND,
-                        outcomes.SOLD_OUT,
-                        outcomes.LIMIT_REACHED,
-                        outcomes.TOO_LARGE,
-                        outcomes.KEY_REUSED,
-                        outcomes.RATE_LIMITED,
-                        outcomes.BUSY,
-                        outcomes.UNKNOWN,
-                    ),
+                    **_problems(*_ENTRY_PROBLEMS, outcomes.KEY_REUSED),
                 },
             }
         },
@@ -138,21 +123,21 @@ def _paths() -> dict[str, Any]:
                 "requestBody": {"required": True, "content": _json(DrawPrize)},
                 "responses": {
                     "200": _answer("Drawn, and durable", PrizeDrawn, "Idempotent-Replayed"),
-                    **_problems(
-                        outcomes.INVALID,
-                        outcomes.KEY_MISSING,
-                        outcomes.UNAUTHENTICATED,
-                        outcomes.NOT_STARTED,
-                        outcomes.ENDED,
-                        outcomes.PAUSED,
-                        outcomes.NOT_FOUND,
-                        outcomes.SOLD_OUT,
-                        outcomes.LIMIT_REACHED,
-                        outcomes.TOO_LARGE,
-                        outcomes.RATE_LIMITED,
-                        outcomes.BUSY,
-                        outcomes.UNKNOWN,
-                    ),
+                    **_problems(*_ENTRY_PROBLEMS),
+                },
+            }
+        },
+        "/v1/redemptions": {
+            "post": {
+                "operationId": "redeemPoints",
+                "summary": "Have goods for points; where it stands is told as of an order. It is `rejected`, with its "
+                "points back, if they do not suffice after all",
+                "security": token,
+                "parameters": [_key_parameter()],
+                "requestBody": {"required": True, "content": _json(PlaceOrder)},
+                "responses": {
+                    "202": _answer("Accepted, and durable", OrderAccepted, "Location", "Idempotent-Replayed"),
+                    **_problems(*_ENTRY_PROBLEMS, outcomes.POINTS_SHORT, outcomes.KEY_REUSED),
                 },
             }
         },
@@ -268,6 +253,23 @@ def _life_paths(token: list[dict[str, list[str]]]) -> dict[str, Any]:
         },
     }
 
+
+_ENTRY_PROBLEMS: Final = (
+    outcomes.INVALID,
+    outcomes.KEY_MISSING,
+    outcomes.UNAUTHENTICATED,
+    outcomes.NOT_STARTED,
+    outcomes.ENDED,
+    outcomes.PAUSED,
+    outcomes.NOT_FOUND,
+    outcomes.SOLD_OUT,
+    outcomes.LIMIT_REACHED,
+    outcomes.TOO_LARGE,
+    outcomes.RATE_LIMITED,
+    outcomes.BUSY,
+    outcomes.UNKNOWN,
+)
+"""Of every call that takes something of a campaign's."""
 
 _CHANGE_PROBLEMS: Final = (
     outcomes.INVALID,

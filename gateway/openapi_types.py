@@ -103,12 +103,13 @@ class LotteryPage(msgspec.Struct):
 
 
 class SkuView(msgspec.Struct):
-    """A SKU as buyers see it."""
+    """A SKU as buyers see it. Its price is in points if the campaign is a redemption, else in cents."""
 
     sku_id: SkuId
     state: SkuState
-    price_cents: int
     per_user: int
+    price_cents: int | msgspec.UnsetType = msgspec.UNSET
+    points_price: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class CampaignPage(msgspec.Struct):

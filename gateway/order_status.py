@@ -132,13 +132,18 @@ def ask_again_s(order_id: str, row: OrderRow) -> int | None:
 
 
 _MONEY_UNDER_WAY: Final = frozenset({PaymentStatus.REACQUIRING, PaymentStatus.REFUND_DUE})
-_NOT_BEGUN: Final = frozenset({PaymentStatus.CREATING, PaymentStatus.UNKNOWN})
+_TOLD_AS: Final = {
+    PaymentStatus.CREATING: PaymentStatus.PENDING,
+    PaymentStatus.UNKNOWN: PaymentStatus.PENDING,
+    PaymentStatus.HELD: PaymentStatus.PENDING,
+    PaymentStatus.VOID: PaymentStatus.FAILED,
+}
 _COUNTS: Final = frozenset({PaymentStatus.PAID, PaymentStatus.REACQUIRING})
 
 
 def payment_told(status: PaymentStatus) -> str:
-    """Return a payment's status as buyers are told: how far we are with the provider is no matter of theirs."""
-    return PaymentStatus.PENDING if status in _NOT_BEGUN else status
+    """Return a payment's status as buyers are told: how far we are inside is no matter of theirs."""
+    return _TOLD_AS.get(status, status)
 
 
 def choose_payment(payments: Iterable[OrderPayment]) -> OrderPayment | None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from adapters.stock import BatchReply, OrderRequest
 from domain import outcomes
+from domain.campaign import LOTTERY, REDEMPTION, SALE
 from domain.errors import BackendError, FencedError, OutcomeUnknownError
 from domain.order import order_id
 from domain.outcomes import BUSY, PROBLEM_OF_OUTCOME, UNKNOWN, Outcome, Problem
@@ -24,6 +25,8 @@ Then = Callable[[Answer], None]
 """What is called with the answer once there is one; called once, never from within the call that took it."""
 Promise = Callable[[], Then]
 """Asked by a call that cannot answer at once where to bring its answer later."""
+Aside = Callable[[str, str, OrderRequest, Promise], Answer | None]
+"""Takes an order (campaign id, order id, order, promise) that is not to be decided by the script at once."""
 
 GUARD_WAIT_MS: Final = 1_000
 RETRY_WAIT_MS: Final = 1_000
@@ -35,9 +38,9 @@ KEY_MISSING: Final = problem(outcomes.KEY_MISSING, "send an Idempotency-Key: any
 _WRONG_KIND: Final = {
     kind: problem(outcomes.INVALID, f"this campaign is a {kind}: send {call}")
     for kind, call in (
-        ("sale", "POST /v1/orders"),
-        ("lottery", "POST /v1/draws"),
-        ("redemption", "POST /v1/redemptions"),
+        (SALE, "POST /v1/orders"),
+        (LOTTERY, "POST /v1/draws"),
+        (REDEMPTION, "POST /v1/redemptions"),
     )
 }
 _NO_CAMPAIGN: Final = problem(outcomes.NOT_FOUND, "there is no such campaign")
@@ -103,7 +106,7 @@ class OrderDesk:
         self._bodies = OrderBodies()
         self._queues: dict[str, GroupCommit[Waiting]] = {}
         self.waiting = 0
-        """Orders, and draws of the same worker, taken in and not decided yet."""
+        """Orders, draws and redemptions of the same worker, taken in and not decided yet."""
 
     def identify(self, authorization: bytes | None) -> Identity | Answer:
         """Return who asks, or the answer 401."""
@@ -112,8 +115,25 @@ class OrderDesk:
         except TokenRefusedError as error:
             return unauthenticated(error)
 
-    def place(self, authorization: bytes | None, key: bytes | None, body: bytes, promise: Promise) -> Answer | None:
-        """Take one `POST /v1/orders` in: answer it at once, or pass it on to Redis and promise an answer."""
+    def place(
+        self,
+        authorization: bytes | None,
+        key: bytes | None,
+        body: bytes,
+        promise: Promise,
+        kind: str = SALE,
+        aside: Aside | None = None,
+    ) -> Answer | None:
+        """Take one `POST /v1/orders` in: answer it at once, or pass it on to Redis and promise an answer.
+
+        Args:
+            authorization: the header.
+            key: the header `Idempotency-Key`.
+            body: the body.
+            promise: where to bring the answer.
+            kind: the kind of campaign that this call is for.
+            aside: takes what would go to Redis; it passes it on by `submit`, or answers it by `tell`.
+        """
         try:
             buyer = self._verifier.identify(authorization, time.time())
         except TokenRefusedError as error:
@@ -130,7 +150,7 @@ class OrderDesk:
         now_s = time.monotonic()
         if view is None:
             return no_campaign(campaigns, campaign_id, now_s)
-        if view.kind != "sale":
+        if view.kind != kind:
             return wrong_kind(view.kind)
         refused = refusal(view, campaigns.guards[campaign_id], wanted.sku_id, now_s)
         # Asked only before a refusal: the retry of an accepted order gets to Redis, which answers with its acceptance.
@@ -141,10 +161,22 @@ class OrderDesk:
             return BUSY_NOW
         whole_id = order_id(campaign_id, buyer.user_id, key_text)
         order = OrderRequest(whole_id[-32:], print_, wanted.sku_id, wanted.quantity, buyer.user_id, buyer.user_hash)
+        if aside is not None:
+            return aside(campaign_id, whole_id, order, promise)
         self.waiting += 1
         queue = self._queues.get(campaign_id) or self._open_queue(campaign_id)
         queue.submit(Waiting(order, whole_id, promise()))
         return None
+
+    def submit(self, campaign_id: str, waiting: Waiting) -> None:
+        """Have an order decided by the script that was put aside, and is counted in `waiting`."""
+        queue = self._queues.get(campaign_id) or self._open_queue(campaign_id)
+        queue.submit(waiting)
+
+    def tell(self, waiting: Waiting, answer: Answer) -> None:
+        """Answer an order that was put aside, and is counted in `waiting`."""
+        self.waiting -= 1
+        waiting.then(answer)
 
     def _refuse(self, campaign_id: str, refused: Outcome) -> Answer:
         self._metrics.in_memory[refused] += 1

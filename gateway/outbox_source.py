@@ -29,6 +29,8 @@ class Claim(NamedTuple):
     """Entries in the outbox."""
     newest: str
     """The newest outbox id ever written."""
+    kind: str
+    """The campaign's; empty if Redis has lost the campaign."""
 
 
 class OutboxSource:
@@ -46,12 +48,12 @@ class OutboxSource:
         Raises:
             BackendError: Redis is not there.
         """
-        code, checkpoint, entries, newest = await self._channel.call(
+        code, checkpoint, entries, newest, kind = await self._channel.call(
             load_script("claim_relay"),
             [keys.relay(campaign_id), keys.outbox(campaign_id), keys.campaign(campaign_id)],
             [self._nonce, ttl_ms],
         )
-        return Claim(code == 1, checkpoint.decode(), int(entries), newest.decode())
+        return Claim(code == 1, checkpoint.decode(), int(entries), newest.decode(), kind.decode())
 
     async def read(self, positions: dict[str, str], *, entries_max: int, block_ms: int) -> list[Entry]:
         """Wait for entries after each campaign's position; empty after `block_ms` without any.

@@ -26,7 +26,7 @@ from adapters.campaign_stock import top_up
 from adapters.catalog import CatalogCampaign
 from adapters.draws import read_log_head
 from adapters.holds import reacquire
-from adapters.recovery_stock import CampaignStock, adjust, read_campaign_stock
+from adapters.recovery_stock import CampaignStock, Changes, adjust, read_campaign_stock
 from adapters.redis import ScriptChannel
 from adapters.stock import open_gate, read_fence, restore
 from domain.errors import OperationRefusedError, PoisonRecordError
@@ -129,9 +129,9 @@ class Recovery:
         for one in reacquiring:
             await self._take_anew(campaign_id, one, run_id)
         await self._sources.return_again(campaign_id, since_ms)
+        if drawn is not None:  # at the end, for it moves the newest outbox id, by which a recovery begins
+            await self._top_up_again(campaign_id, run_id)
         await open_gate(self._channel, campaign_id, run_id)
-        if drawn is not None:
-            await self._top_up_again(campaign_id)
         log.warning("campaign %s: Redis was restarted; %d lost orders restored, gate open", campaign_id, restored)
         return restored
 
@@ -156,11 +156,16 @@ class Recovery:
             await self._bring_to_catalog(campaign_id, run_id)
         return await self._lotteries.restore(campaign_id, since_ms, run_id)
 
-    async def _top_up_again(self, campaign_id: str) -> None:
-        """Make the top-ups of an opened lottery once more whose lines are lost; its gate is open."""
+    async def _top_up_again(self, campaign_id: str, run_id: str) -> None:
+        """Make the top-ups of an opened lottery once more whose lines are lost."""
         both = await self._look(campaign_id)
-        for one in lost_top_ups(*both) if both is not None else ():
-            await top_up(self._channel, campaign_id, one.sku_id, one.units, one.key)
+        if both is None:
+            return
+        lost, had = lost_top_ups(*both)
+        told = {one.key: f"{one.sku_id} {one.units}" for one in had}
+        await adjust(self._channel, campaign_id, Changes(both[1].load_no, top_ups=told), run_id=run_id)
+        for one in lost:
+            await top_up(self._channel, campaign_id, one.sku_id, one.units, one.key, recovery_run_id=run_id)
 
     async def _make_room(self, campaign_id: str, needed: set[str], run_id: str) -> None:
         both = await self._look(campaign_id)

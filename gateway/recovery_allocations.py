@@ -40,7 +40,8 @@ def make_room(catalog: CatalogCampaign, here: CampaignStock, needed: Collection[
     for sku_id, one in sorted(catalog.skus.items()):
         line, sku = here.lines.get(sku_id), skus.get(sku_id)
         if line is None and sku is not None and sku_id in wanted:
-            found.append(Adjustment(sku_id, None, one.quantity, 0, 0, sku.per_user, sku.price_cents))
+            price = catalog.definition.price_of(sku)
+            found.append(Adjustment(sku_id, None, one.quantity, 0, 0, sku.per_user, price))
         elif line is not None and one.quantity > line.allocated:
             in_file, withdrawn = here.in_file.get(sku_id, 0), here.withdrawn.get(sku_id, 0)
             found.append(Adjustment(sku_id, line, one.quantity, in_file, withdrawn, line.per_user, line.price_cents))
@@ -79,7 +80,7 @@ def bring_to_catalog(catalog: CatalogCampaign, here: CampaignStock) -> Brought:
                 top_ups[up.key] = up
         if sold > wanted:
             oversold[sku_id] = sold - wanted
-        per_user, price = (sku.per_user, sku.price_cents) if is_behind and sku is not None else line[-2:]
+        per_user, price = (sku.per_user, campaign.price_of(sku)) if is_behind and sku is not None else line[-2:]
         # What is oversold counts as the file's, so that a file that asks for it is allocated it, and nothing on top.
         in_file = files[sku_id] + oversold.get(sku_id, 0)
         after = Adjustment(sku_id, line, max(sold, wanted), in_file, withdrawn, per_user, price)
@@ -98,29 +99,37 @@ def is_opened_lottery(here: CampaignStock) -> bool:
     return "log_seq" in here.fields
 
 
-def lost_top_ups(catalog: CatalogCampaign, here: CampaignStock) -> list[CatalogTopUp]:
-    """Return the top-ups of an opened lottery that Redis has lost, with their lines of the log.
+def lost_top_ups(catalog: CatalogCampaign, here: CampaignStock) -> tuple[list[CatalogTopUp], list[CatalogTopUp]]:
+    """Return the top-ups of an opened lottery that Redis has lost with their lines of the log, and those that it had.
 
-    One from before the opening is in what the log opens with, whether or not Redis still has its key: so only as many
-    are made again as units are missing.
+    Where Redis has lost the opening, too, it knows the keys of later top-ups only. What came before is in what the log
+    opens with. So the newest are made again, and only as many as units are missing; and one that is still under way,
+    and whose units are there already, is not to come a second time.
 
     Args:
         catalog: the lottery there.
         here: what Redis has, with all of the log that Kafka has.
     """
-    if not is_opened_lottery(here) or here.fields.get("state") == CampaignState.CLOSED:
-        return []
+    if not is_opened_lottery(here) or catalog.is_closed or here.fields.get("state") == CampaignState.CLOSED:
+        return [], []
+    files = _files(catalog, has_load=_has_load(catalog, here))
+    unknown = [up for up in reversed(catalog.top_ups) if up.key not in here.top_ups]
     missing = {}
     for sku_id, one in catalog.skus.items():
-        due = sum(up.units for up in catalog.top_ups if up.is_due and up.sku_id == sku_id)
+        due = sum(up.units for up in unknown if up.is_due and up.sku_id == sku_id)
         if sku_id in here.lines:
-            missing[sku_id] = one.quantity - due - here.lines[sku_id].allocated
-    found = []
-    for up in catalog.top_ups:
-        if not up.is_due and up.key not in here.top_ups and up.units <= missing.get(up.sku_id, 0):
-            missing[up.sku_id] -= up.units
-            found.append(up)
-    return found
+            wanted = files[sku_id] + one.topped_up - one.withdrawn - due
+            missing[sku_id] = wanted - here.lines[sku_id].allocated
+    lost, had = [], []
+    for up in unknown:
+        units = missing.get(up.sku_id, 0)
+        if not up.is_due and up.units <= units:
+            missing[up.sku_id] = units - up.units
+            lost.append(up)
+        elif up.is_due and up.units <= -units:
+            missing[up.sku_id] = units + up.units
+            had.append(up)
+    return lost, had
 
 
 def sold_of(line: StockLine) -> int:

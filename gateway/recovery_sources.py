@@ -1,16 +1,18 @@
 """What Kafka and MySQL know of a campaign, as recovery asks for it."""
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Final, NamedTuple
 
 from adapters.catalog import CatalogCampaign, read_campaign
 from adapters.kafka_reader import TopicReader
 from adapters.mysql import Pool, query, transaction
-from domain.draw_events import DrawLog, decode_draw_log
+from domain.campaign import REDEMPTION
+from domain.draw_events import TOPIC_DRAWS_LOG, DrawLog, decode_draw_log
 from domain.errors import PoisonRecordError
-from domain.events import OrderAccepted, decode_order_accepted
+from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, decode_order_accepted
 from domain.order import digest_of
 from domain.order_state import HOLDING, PaymentStatus
+from domain.redemption_events import TOPIC_REDEMPTIONS_ACCEPTED, decode_redemption_accepted
 from gateway.recovery_rules import StoredOrder
 
 CLOCKS_DIFFER_MAX_MS: Final = 60_000
@@ -45,33 +47,40 @@ class RecoverySources:
     """Kafka's and MySQL's side of recovery.
 
     Args:
-        open_topic: returns a reader of the topic of accepted orders.
-        open_log: returns a reader of the topic of lotteries' logs.
+        open_topic: returns a reader of a topic.
+        kind_of: returns a campaign's kind.
         pool: the database fg_orders.
         catalog: the database fg_catalog.
     """
 
     def __init__(
         self,
-        open_topic: Callable[[], TopicReader],
-        open_log: Callable[[], TopicReader],
+        open_topic: Callable[[str], TopicReader],
+        kind_of: Callable[[str], Awaitable[str]],
         pool: Pool,
         catalog: Pool,
     ) -> None:
         self._open_topic = open_topic
-        self._open_log = open_log
+        self._kind_of = kind_of
         self._pool = pool
         self._catalog = catalog
 
     async def events_since(self, campaign_id: str, since_ms: int) -> AsyncIterator[OrderAccepted]:
-        """Yield the campaign's events that Kafka has got since then (Unix ms), repeated ones included.
+        """Yield the campaign's orders that Kafka has got since then (Unix ms), repeated ones included.
+
+        Those of a redemption come as the orders that deliver it.
 
         Raises:
-            BackendError: Kafka is not there.
+            BackendError: Kafka is not there, or Redis, which knows the campaign's kind.
         """
-        async for record in self._open_topic().read(max(0, since_ms)):
+        redeems = await self._kind_of(campaign_id) == REDEMPTION
+        topic = TOPIC_REDEMPTIONS_ACCEPTED if redeems else TOPIC_ORDERS_ACCEPTED
+        async for record in self._open_topic(topic).read(max(0, since_ms)):
             try:
-                event = decode_order_accepted(record.value)
+                if redeems:
+                    event = decode_redemption_accepted(record.value).order()
+                else:
+                    event = decode_order_accepted(record.value)
             except PoisonRecordError:
                 continue  # the consumer puts it into the dead letters
             if event.campaign_id == campaign_id:
@@ -92,7 +101,7 @@ class RecoverySources:
         Raises:
             BackendError: Kafka is not there.
         """
-        async for record in self._open_log().read(max(0, since_ms)):
+        async for record in self._open_topic(TOPIC_DRAWS_LOG).read(max(0, since_ms)):
             try:
                 log = decode_draw_log(record.value)
             except PoisonRecordError:

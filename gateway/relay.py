@@ -18,11 +18,11 @@ from typing import Final, NamedTuple, Protocol
 
 from adapters.tasks import pause
 from domain.errors import BackendError, OperationRefusedError, PoisonRecordError
-from domain.events import TOPIC_ORDERS_ACCEPTED, OrderAccepted, dead_topic, encode_order_accepted
 from domain.failpoints import reach
-from domain.outbox import START, decode_entry, decode_log, is_gap, parse_outbox_id, previous_id
+from domain.outbox import START, decode_log, is_gap, parse_outbox_id, previous_id
 from domain.settings import RelaySettings
 from gateway.draw_records import log_record, won_records
+from gateway.order_records import dead_record, order_records
 from gateway.outbox_source import Claim, Entry, OutboxSource
 from gateway.outgoing import Outgoing
 
@@ -30,10 +30,6 @@ log = logging.getLogger(__name__)
 
 OWNER_NONCE_BYTES: Final = 16
 CLAIMS_PER_TTL: Final = 3
-EVENT_BYTES_MAX: Final = 64 * 1024
-"""Far more than an order takes. An event that Kafka refuses would hold up all others."""
-DEAD_VALUE_BYTES_MAX: Final = 512 * 1024
-"""Of an entry that cannot be read; the rest is left out, for the same reason."""
 
 
 class Publisher(Protocol):
@@ -94,6 +90,7 @@ class Relay:
         self._gate_turn = 0
         self._metrics = metrics
         self._positions: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}
         self._gaps: dict[str, str] = {}
         self._newest: dict[str, str] = {}
         self._claim_at_s = 0.0
@@ -189,7 +186,7 @@ class Relay:
         for campaign_id in campaign_ids:
             claim = await self._source.claim(campaign_id, self._settings.owner_ttl_ms)
             self._metrics.waiting(campaign_id, claim.entries)
-            if not claim.ours:
+            if not claim.ours or not self._knows_kind(campaign_id, claim):
                 self._positions.pop(campaign_id, None)
                 continue
             if campaign_id not in closed:
@@ -215,6 +212,14 @@ class Relay:
         # A campaign that is loaded now is found within one blocked read, and the next closed one at once.
         pause_s = min(self._settings.owner_ttl_ms / 1000 / CLAIMS_PER_TTL, self._settings.block_ms / 1000)
         self._claim_at_s = 0.0 if pending[1:] else time.monotonic() + pause_s
+
+    def _knows_kind(self, campaign_id: str, claim: Claim) -> bool:
+        """Learn a campaign's kind, which says where its entries go and never changes; tell whether it is known."""
+        if claim.kind:
+            self._kinds[campaign_id] = claim.kind
+        elif campaign_id not in self._kinds:
+            log.error("campaign %s: Redis does not say of which kind it is; it is not relayed", campaign_id)
+        return campaign_id in self._kinds
 
     def _find_loss(self, campaign_id: str, newest: str) -> None:
         """Notice that Redis has forgotten entries, and recovery found them nowhere: nobody knows their orders now."""
@@ -259,6 +264,7 @@ class Relay:
         records: list[Outgoing] = []
         orders: dict[str, int] = {}
         for entry in entries:
+            kind = self._kinds[entry.campaign_id]
             try:
                 draws = decode_log(entry.campaign_id, entry.outbox_id, entry.fields)
                 if draws is not None:
@@ -266,19 +272,14 @@ class Relay:
                     records += won_records(draws)
                     orders[entry.campaign_id] = orders.get(entry.campaign_id, 0) + len(draws.won())
                     continue
-                events = decode_entry(entry.campaign_id, entry.outbox_id, entry.fields)
-                values = _encode(entry, events)
+                found = order_records(entry, kind)
             except PoisonRecordError as error:
                 log.error("%s", error)  # noqa: TRY400 -- the message says it all
                 self._metrics.poison()
-                records.append(_dead(entry, error))
+                records.append(dead_record(entry, kind, error))
                 continue
-            orders[entry.campaign_id] = orders.get(entry.campaign_id, 0) + len(events)
-            timestamp_ms = parse_outbox_id(entry.outbox_id)[0]
-            records += [
-                Outgoing(TOPIC_ORDERS_ACCEPTED, event.order_id.encode(), value, timestamp_ms)
-                for event, value in zip(events, values, strict=True)
-            ]
+            orders[entry.campaign_id] = orders.get(entry.campaign_id, 0) + len(found)
+            records += found
         return Records(logs, records, orders)
 
 
@@ -290,33 +291,3 @@ class Records(NamedTuple):
     others: list[Outgoing]
     orders: dict[str, int]
     """Campaign → how many orders it has among them."""
-
-
-def _encode(entry: Entry, events: Sequence[OrderAccepted]) -> list[bytes]:
-    """Return the Kafka values of an entry's events.
-
-    Raises:
-        PoisonRecordError: one is too long.
-    """
-    values = [encode_order_accepted(event) for event in events]
-    if values and max(map(len, values)) > EVENT_BYTES_MAX:
-        raise PoisonRecordError(
-            f"outbox entry {entry.outbox_id} of campaign {entry.campaign_id}: an order of more than "
-            f"{EVENT_BYTES_MAX} bytes"
-        )
-    return values
-
-
-def _dead(entry: Entry, error: PoisonRecordError) -> Outgoing:
-    """Return the dead letter of an entry that cannot be read; its value is the entry, field by field."""
-    value = b"\n".join(name + b"=" + content for name, content in entry.fields.items())
-    text = str(error)
-    if len(value) > DEAD_VALUE_BYTES_MAX:
-        text = f"{text} (of {len(value)} bytes only the first {DEAD_VALUE_BYTES_MAX} are kept)"
-    return Outgoing(
-        dead_topic(TOPIC_ORDERS_ACCEPTED),
-        f"{entry.campaign_id} {entry.outbox_id}".encode(),
-        value[:DEAD_VALUE_BYTES_MAX],
-        parse_outbox_id(entry.outbox_id)[0],
-        (("reason", b"outbox entry cannot be read"), ("error", text.encode())),
-    )

@@ -18,7 +18,7 @@ class InvalidRequestError(ValueError):
 
 
 class PlaceOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/orders`."""
+    """Body of `POST /v1/orders` and `POST /v1/redemptions`."""
 
     campaign_id: CampaignId
     sku_id: SkuId

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from adapters.kafka import create_topics, make_producer
 from adapters.kafka_sender import KafkaSender
-from adapters.mysql import connect_pool, orders_dsn
+from adapters.mysql import connect_pool, orders_dsn, points_dsn
 from adapters.process import run_process, run_until_told
 from adapters.redis import ScriptChannel
 from adapters.rounds import RoundsMetrics
@@ -22,6 +22,7 @@ from lifecycle.keeper import Keeper
 from lifecycle.metrics import PrometheusKeeperMetrics
 from lifecycle.payment_key import read_payment_key
 from lifecycle.payments import PaymentDesk
+from lifecycle.point_refunds import PointRefunds
 
 LIFECYCLE_TOPICS: Final = (TOPIC_ORDERS_EVENTS, dead_topic(TOPIC_ORDERS_EVENTS))
 
@@ -34,12 +35,13 @@ def _now_ms() -> int:
 async def open_keeper(settings: Settings, metrics: RoundsMetrics) -> AsyncIterator[Keeper]:
     """Yield a keeper with its clients, and close them.
 
-    Without `payment.key_file` no provider is asked: orders expire and are given back all the same.
+    Without `payment.key_file` no provider is asked: orders expire and are given back all the same, and so are points.
 
     Raises:
         ConfigError: the settings contradict themselves.
     """
     pool = connect_pool(orders_dsn(settings.mysql), settings.mysql)
+    points = connect_pool(points_dsn(settings.mysql), settings.mysql)
     channel = ScriptChannel(settings.redis)
     sender = KafkaSender(
         functools.partial(make_producer, settings.kafka),
@@ -54,13 +56,21 @@ async def open_keeper(settings: Settings, metrics: RoundsMetrics) -> AsyncIterat
     )
     try:
         yield Keeper(
-            settings.lifecycle, pool=pool, channel=channel, sender=sender, desk=desk, metrics=metrics, now_ms=_now_ms
+            settings.lifecycle,
+            pool=pool,
+            channel=channel,
+            sender=sender,
+            desk=desk,
+            point_refunds=PointRefunds(settings.lifecycle, orders=pool, points=points, metrics=metrics, now_ms=_now_ms),
+            metrics=metrics,
+            now_ms=_now_ms,
         )
     finally:
         await sender.close()
         await channel.close()
         if provider is not None:
             await provider.close()
+        await points.close()
         await pool.close()
 
 

@@ -1,9 +1,9 @@
 """The keeper: everything that an order's life owes and nobody waits for.
 
 It expires orders that are not paid in time, gives units back to Redis, tells Kafka how orders have moved, asks the
-provider about payments that it is silent on, gets units back for late payments, and sends money back. Each of these is
-found in MySQL, done, and then noted as done, so that a keeper that dies leaves nothing undone and nothing done twice;
-several may run.
+provider about payments that it is silent on, gets units back for late payments, and sends money and points back. Each
+of these is found in MySQL, done, and then noted as done, so that a keeper that dies leaves nothing undone and nothing
+done twice; several may run.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from lifecycle.order_rows import OrderFacts
 from lifecycle.owed import Change, StockReturn
 from lifecycle.payment_rows import Payment
 from lifecycle.payments import PaymentDesk
+from lifecycle.point_refunds import PointRefunds
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Keeper:
         channel: Redis.
         sender: Kafka.
         desk: payments; None where no provider is configured.
+        point_refunds: gives points back; None where there is no database of points.
         metrics: told of all that happens.
         now_ms: wall clock, Unix milliseconds.
     """
@@ -63,6 +65,7 @@ class Keeper:
         channel: ScriptChannel,
         sender: KafkaSender,
         desk: PaymentDesk | None,
+        point_refunds: PointRefunds | None = None,
         metrics: RoundsMetrics,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -71,6 +74,7 @@ class Keeper:
         self._channel = channel
         self._sender = sender
         self._desk = desk
+        self._point_refunds = point_refunds
         self._metrics = metrics
         self._now_ms = now_ms
         works = {name: Work(work, settings.poll_ms / 1000) for name, work in self.works.items()}
@@ -85,6 +89,8 @@ class Keeper:
             "publish": self.publish_changes,
             "mark": self.mark_paid_orders,
         }
+        if self._point_refunds is not None:
+            works["refund_points"] = self.refund_points
         if self._desk is not None:
             works |= {
                 "check": self.check_payments,
@@ -258,6 +264,13 @@ class Keeper:
         """Send money back that came for nothing; returns how many payments were taken up."""
         return await self._each_payment("refund", {PaymentStatus.REFUND_DUE}, self._payments.refund)
 
+    async def refund_points(self) -> int:
+        """Give points back to those whose redemptions were rejected or came back; returns how many were taken up."""
+        if self._point_refunds is None:
+            raise RuntimeError("no database of points is configured")
+        due = await self._point_refunds.due(self._settings.batch_max)
+        return await self._each("refund_points", due, self._point_refunds.refund)
+
     async def reacquire_units(self) -> int:
         """Get units back for payments that came after expiry; returns how many payments were taken up."""
         return await self._each_payment("reacquire", {PaymentStatus.REACQUIRING}, self._reacquire)
@@ -269,6 +282,10 @@ class Keeper:
         do: Callable[[Payment], Awaitable[None]],
     ) -> int:
         due = await payment_rows.due_payments(self._pool, statuses, self._now_ms(), self._settings.batch_max)
+        return await self._each(work, due, do)
+
+    async def _each(self, work: str, due: Sequence[Payment], do: Callable[[Payment], Awaitable[None]]) -> int:
+        """Do something with each of these payments, a few at a time; returns how many they are."""
         for start in range(0, len(due), CHECKS_AT_ONCE):
             if self._rounds.stopped:
                 break

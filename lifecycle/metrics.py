@@ -16,7 +16,7 @@ class PrometheusKeeperMetrics:
         self,
         registry: CollectorRegistry,
         process: str = "lifecycle",
-        works: str = "expire, return, publish, mark, check, reacquire, refund",
+        works: str = "expire, return, publish, mark, refund_points, check, reacquire, refund",
     ) -> None:
         def counter(name: str, text: str) -> Counter:
             return Counter(f"flashgate_{process}_{name}", text, ["work"], registry=registry)

@@ -16,11 +16,15 @@ from lifecycle.rules import after_charge, after_decline, after_refund, is_due, i
 
 ERROR_TEXT_MAX: Final = 255
 
-_COLUMNS: Final = "payment_id, order_id, attempt_no, amount_cents, status, pay_url, hold_no, attempts"
+_COLUMNS: Final = "payment_id, order_id, attempt_no, amount_cents, status, pay_url, hold_no, attempts, points"
 _OF_ORDER: Final = f"SELECT {_COLUMNS} FROM payment WHERE order_id = %s ORDER BY attempt_no FOR UPDATE"  # noqa: S608
 _FIND: Final = f"SELECT {_COLUMNS} FROM payment WHERE payment_id = %s"  # noqa: S608 -- columns alone
 _DUE: Final = (
-    f"SELECT {_COLUMNS} FROM payment WHERE status IN %s AND next_at_ms <= %s "  # noqa: S608 -- columns alone
+    f"SELECT {_COLUMNS} FROM payment WHERE status IN %s AND next_at_ms <= %s AND points = 0 "  # noqa: S608
+    "ORDER BY next_at_ms LIMIT %s"
+)
+_DUE_IN_POINTS: Final = (
+    f"SELECT {_COLUMNS} FROM payment WHERE status = %s AND next_at_ms <= %s AND points > 0 "  # noqa: S608
     "ORDER BY next_at_ms LIMIT %s"
 )
 _INSERT: Final = (
@@ -62,6 +66,8 @@ class Payment(NamedTuple):
     """The hold that a payment after expiry takes anew; 0 for others."""
     attempts: int
     """How often what is to be done was tried in vain."""
+    points: int = 0
+    """What a redemption was paid with; 0: it was paid with money, and the provider has its say."""
 
 
 class Refusal(StrEnum):
@@ -132,10 +138,21 @@ async def find_payment(pool: Pool, which: str) -> Payment | None:
 async def due_payments(pool: Pool, statuses: Collection[PaymentStatus], now_ms: int, limit: int) -> list[Payment]:
     """Return payments of these statuses with something to be done, those that have waited longest first.
 
+    Payments in points are none of them: no provider knows of these.
+
     Raises:
         BackendError: MySQL is not there.
     """
     return [_payment(row) for row in await query(pool, _DUE, (sorted(statuses), now_ms, limit))]
+
+
+async def due_point_refunds(pool: Pool, now_ms: int, limit: int) -> list[Payment]:
+    """Return payments in points that have to go back, those that have waited longest first.
+
+    Raises:
+        BackendError: MySQL is not there.
+    """
+    return [_payment(row) for row in await query(pool, _DUE_IN_POINTS, (PaymentStatus.REFUND_DUE, now_ms, limit))]
 
 
 async def note_made(pool: Pool, which: str, pay_url: str, *, now_ms: int, check_at_ms: int) -> None:
@@ -224,7 +241,7 @@ async def not_reacquired(pool: Pool, payment: Payment, *, now_ms: int) -> None:
 
 
 async def refunded(pool: Pool, payment: Payment, *, now_ms: int) -> None:
-    """Take in that the money of a payment has gone back; an order that holds nothing is refunded by it.
+    """Take in that money, or points, of a payment went back; an order that holds nothing is refunded by it.
 
     Raises:
         OutcomeUnknownError, BackendError: take it in again.
@@ -248,7 +265,10 @@ async def paid_by(cursor: Any, order_ids: Sequence[str]) -> dict[str, str]:  # n
 
 
 async def send_back(cursor: Any, order_ids: Sequence[str], now_ms: int) -> int:  # noqa: ANN401
-    """Have the money go back that locked orders were paid by, now that they hold nothing; returns how many payments."""
+    """Have the money, or the points, go back that locked orders were paid by, now that they hold nothing.
+
+    Returns how many payments.
+    """
     refund, paid = PaymentStatus.REFUND_DUE, PaymentStatus.PAID
     await cursor.execute(_SEND_BACK, (refund, now_ms, now_ms, list(order_ids), paid))
     return int(cursor.rowcount)

@@ -92,13 +92,18 @@ class PaymentDesk:
         could not write it has to come again, and does write it then, though the payment is PAID already.
 
         Raises:
-            OperationRefusedError: it speaks of another amount; nothing was changed.
+            OperationRefusedError: it speaks of another amount, or of a payment in points, in which no provider has a
+                say; nothing was changed.
             BackendError: MySQL or Redis is not there, or another flow writes the same attribute; the provider has to
                 call again.
         """
         payment = await payment_rows.find_payment(self._pool, callback.payment_id)
         if payment is None:
             return None
+        if payment.points:
+            raise OperationRefusedError(
+                f"payment {payment.payment_id} is in points, of which the provider knows nothing"
+            )
         if callback.amount_cents != payment.amount_cents:
             raise OperationRefusedError(
                 f"payment {payment.payment_id} is about {payment.amount_cents} cents, not {callback.amount_cents}"

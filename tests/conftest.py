@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from adapters.kafka import create_topics
 from cli.migrate import upgrade_all
-from consumers.app import DRAWS_TOPICS, POINTS_TOPICS
+from consumers.app import DRAWS_TOPICS, POINTS_TOPICS, REDEMPTIONS_TOPICS
 from domain.settings import Settings
 from gateway.app import RELAY_TOPICS
 from lifecycle.app import LIFECYCLE_TOPICS
@@ -55,7 +55,8 @@ async def shared_settings(endpoints: Endpoints, tmp_path_factory: pytest.TempPat
     """Return settings for the shared servers; schemas and topics are there."""
     made = shop_settings(endpoints, tmp_path_factory.mktemp("secrets"))
     await asyncio.to_thread(upgrade_all, made)
-    await create_topics(made.kafka, sorted({*RELAY_TOPICS, *LIFECYCLE_TOPICS, *DRAWS_TOPICS, *POINTS_TOPICS}))
+    topics = {*RELAY_TOPICS, *LIFECYCLE_TOPICS, *DRAWS_TOPICS, *POINTS_TOPICS, *REDEMPTIONS_TOPICS}
+    await create_topics(made.kafka, sorted(topics))
     return made
 
 

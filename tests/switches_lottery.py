@@ -9,7 +9,7 @@ from tests.switches_stock import alter_script
 
 def draw_replay() -> None:
     """A draw that is asked again is not found in the buyer's record."""
-    alter_script("draw_prize", "if n then return REPLAYED, n, place, seq end", "")
+    alter_script("draw_prize", "= find_draw(record, id)", "= nil, nil, nil, nil")
 
 
 def draws_limited() -> None:
@@ -25,7 +25,7 @@ def prizes_run_out() -> None:
 def corrupt_draws_refused() -> None:
     """A record that cannot be read is taken for an empty one."""
     empty = "record = record or {full_u, now_us, {}, {}}"
-    alter_script("draw_prize", "if not record then return CORRUPT_RECORD, 0, 0, 0 end", empty)
+    alter_script("draw_prize", "if not record then return refused(CORRUPT_RECORD) end", empty)
 
 
 def draws_checked_before_written() -> None:
@@ -48,6 +48,26 @@ def withdrawals_come_back() -> None:
     """Recovery puts back what was withdrawn from a lottery, and not that it was."""
     alter_script("restore_draws", "if opened then redis.call('DEL', KEYS[8]) end", "")
     alter_script("restore_draws", "redis.call('HSET', KEYS[8], sku, units)", "")
+
+
+def lost_top_ups_made_again() -> None:
+    """Recovery does not make top-ups again whose lines are lost."""
+    from gateway import recovery
+
+    def none(_catalog: Any, _here: Any) -> tuple[list[Any], list[Any]]:
+        return [], []
+
+    replace(recovery, "lost_top_ups", none)
+
+
+def openings_name_the_top_ups() -> None:
+    """Of a lottery that has lost its opening Redis keeps the keys of top-ups, also of those whose units it has not."""
+    alter_script("restore_draws", "if opened then redis.call('DEL', KEYS[5]) end", "")
+
+
+def drawn_as_opened() -> None:
+    """A lottery that has lost its opening is drawn from as the file says that Redis has."""
+    alter_script("restore_draws", "redis.call('HSET', KEYS[1], pair[1], pair[2])", "")
 
 
 def lotteries_close_in_their_log() -> None:
@@ -171,6 +191,9 @@ SWITCHES: Final[dict[str, Callable[[], None]]] = {
         draws_wait_for_the_opening,
         stock_moves_logged,
         withdrawals_come_back,
+        lost_top_ups_made_again,
+        openings_name_the_top_ups,
+        drawn_as_opened,
         lotteries_close_in_their_log,
         lost_lotteries_closed_again,
         log_goes_on,

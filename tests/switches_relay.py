@@ -36,7 +36,7 @@ def poison_entries_set_aside() -> None:
     """An entry that cannot be read is tried again and again."""
     from domain.errors import BackendError, PoisonRecordError
     from domain.outbox import decode_entry
-    from gateway import relay
+    from gateway import order_records
 
     def stubborn(*entry: Any) -> Any:
         try:
@@ -44,7 +44,7 @@ def poison_entries_set_aside() -> None:
         except PoisonRecordError as error:
             raise BackendError(str(error)) from error
 
-    replace(relay, "decode_entry", stubborn)
+    replace(order_records, "decode_entry", stubborn)
 
 
 def publication_has_deadline() -> None:

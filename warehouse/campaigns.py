@@ -193,7 +193,7 @@ async def settle_closed(stores: Stores, settings: WarehouseSettings, now_ms: int
         stores: all of them.
         settings: how many at once.
         now_ms: wall clock.
-        everything: ask also those of which everything is shipped: to be done once when Redis has another run id than
+        everything: ask also those to which nothing should come back: to be done once when Redis has another run id than
             before, for it may have gone back to an older state.
 
     Raises:
@@ -202,7 +202,7 @@ async def settle_closed(stores: Stores, settings: WarehouseSettings, now_ms: int
     """
     count, after_id = 0, ""
     waiting: FencedError | None = None
-    while page := await closing.find_closed(stores, after_id, settings.batch_max, everything=everything):
+    while page := await closing.find_closed(stores, after_id, settings.batch_max, now_ms, everything=everything):
         after_id = page[-1]
         for campaign_id in page:
             try:

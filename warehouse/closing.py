@@ -2,7 +2,8 @@
 
 What Redis tells is all that was ever withdrawn, and the catalog frees what it does not know of yet. So every step may
 be repeated, and an answer that comes late frees nothing twice. Orders that expire after the close give their units back
-to the closed campaign: it is asked again for as long as anything of it has not been shipped.
+to the closed campaign: it is asked again for as long as anything of it has not been shipped. A lottery's won prizes
+are not shipped and never expire, so it is asked for LOTTERY_SETTLED_DAYS, in which a second deduction comes back.
 """
 
 import contextlib
@@ -21,10 +22,13 @@ from warehouse.stores import Stores
 
 _CLOSE: Final = "UPDATE campaign SET closed_at_ms = %s WHERE campaign_id = %s"
 _CLOSED: Final = (
-    "SELECT campaign_id FROM campaign AS c WHERE closed_at_ms IS NOT NULL AND campaign_id > %s AND (%s OR EXISTS ("
+    "SELECT campaign_id FROM campaign AS c WHERE closed_at_ms IS NOT NULL AND campaign_id > %s AND (%s OR "
+    "(kind <> 'lottery' OR closed_at_ms > %s) AND EXISTS ("
     "SELECT 1 FROM warehouse_allocation AS p WHERE p.campaign_id = c.campaign_id AND p.quantity > p.shipped)) "
     "ORDER BY campaign_id LIMIT %s"
 )
+LOTTERY_SETTLED_DAYS: Final = 30
+_DAY_MS: Final = 86_400_000
 
 
 def ref_of(campaign_id: str) -> str:
@@ -139,10 +143,11 @@ async def withdrawn_from(stores: Stores, campaign_id: str) -> dict[str, int]:
     return dict(await query(stores.catalog, sql, (campaign_id,)))
 
 
-async def find_closed(stores: Stores, after_id: str, limit: int, *, everything: bool) -> list[str]:
-    """Return closed campaigns of which something is not shipped, or all of them, by id from `after_id` on.
+async def find_closed(stores: Stores, after_id: str, limit: int, now_ms: int, *, everything: bool) -> list[str]:
+    """Return closed campaigns to which something may come back, or all of them, by id from `after_id` on.
 
     Raises:
         BackendError: MySQL is not there.
     """
-    return [row[0] for row in await query(stores.catalog, _CLOSED, (after_id, everything, limit))]
+    since_ms = now_ms - LOTTERY_SETTLED_DAYS * _DAY_MS
+    return [row[0] for row in await query(stores.catalog, _CLOSED, (after_id, everything, since_ms, limit))]

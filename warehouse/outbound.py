@@ -8,7 +8,8 @@ Locks are taken in the order of `lifecycle.order_rows`: counters, orders, and th
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from adapters.insert_once import insert_once
@@ -54,6 +55,7 @@ _LIST: Final = (
     "ORDER BY r.opened_at_ms, r.order_id LIMIT %s"
 )
 _FIRST: Final = Place(0, "")
+NO_NOTES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class NoSuchOrderError(OperationRefusedError):
@@ -168,7 +170,7 @@ class OutboundDesk:
         return await self._carry_out(owed, OrderStatus.APPROVED, OrderStatus.SHIPPED)
 
     async def reject(self, order_ids: Sequence[str], who: str, why: str) -> list[Decided]:
-        """Reject orders whose parcels have not left, all or none: units go back on sale, and the money to the buyers.
+        """Reject orders whose parcels have not left, all or none: units go back on sale, and what was paid, too.
 
         Of approved orders the warehouse's stock is locked first, so that no parcel leaves while this is decided.
 
@@ -202,11 +204,12 @@ class OutboundDesk:
             if not decided:
                 raise
             log.warning("%d orders, %s for one: the warehouse is told later: %s", len(owed), owed[0].order_id, away)
-        done = [Decided(one.order_id, OrderStatus.REJECTED, "the money goes back") for one in waiting]
-        return sorted(done + await self._carry_out(owed, OrderStatus.APPROVED, OrderStatus.REJECTED))
+        notes = {one.order_id: goes_back(one) for one in known}
+        done = [Decided(one.order_id, OrderStatus.REJECTED, notes[one.order_id]) for one in waiting]
+        return sorted(done + await self._carry_out(owed, OrderStatus.APPROVED, OrderStatus.REJECTED, notes))
 
     async def take_back(self, order_ids: Sequence[str], who: str, why: str) -> list[Decided]:
-        """Note that parcels came back, all or none of them: the warehouse takes the units in, the money goes back.
+        """Note that parcels came back, all or none of them: the warehouse takes them in, and what was paid goes back.
 
         Args:
             order_ids: at most ORDERS_MAX.
@@ -223,7 +226,8 @@ class OutboundDesk:
             await _decide(cursor, ids, ReviewStatus.SHIPPED, ReviewStatus.RETURNING, (who, why, now_ms))
             owed = _steps(BookingKind.RETURN, orders, who, why)
             await steps.owe(cursor, owed, now_ms)
-        return await self._carry_out(owed, OrderStatus.SHIPPED, OrderStatus.REJECTED)
+        notes = {one.order_id: goes_back(one) for one in orders}
+        return await self._carry_out(owed, OrderStatus.SHIPPED, OrderStatus.REJECTED, notes)
 
     async def decide(self, deed: Deed, order_ids: Sequence[str], who: str, why: str) -> list[Decided]:
         """Make one of the decisions."""
@@ -235,21 +239,30 @@ class OutboundDesk:
             case Deed.RETURN:
                 return await self.take_back(order_ids, who, why)
 
-    async def _carry_out(self, owed: Sequence[Step], decided: OrderStatus, done: OrderStatus) -> list[Decided]:
-        """Have the warehouse do its part of a decision that stands, whatever becomes of that now."""
+    async def _carry_out(
+        self, owed: Sequence[Step], decided: OrderStatus, done: OrderStatus, notes: Mapping[str, str] = NO_NOTES
+    ) -> list[Decided]:
+        """Have the warehouse do its part of a decision that stands, whatever becomes of that now.
+
+        `notes` says of each order, by its id, what else follows once the warehouse has done it.
+        """
         errors: dict[str, Exception] = {}
         try:
             errors |= await steps.attempt(self._catalog, self._orders, owed, self._settings, self._now_ms)
         except BackendError as away:
             log.warning("%d orders, %s for one: the warehouse is told later: %s", len(owed), owed[0].order_id, away)
             errors = dict.fromkeys([one.order_id for one in owed], away)
-        note = "the money goes back" if done is OrderStatus.REJECTED else ""
         return [
             Decided(one.order_id, decided, _in_the_way(errors[one.order_id]))
             if one.order_id in errors
-            else Decided(one.order_id, done, note)
+            else Decided(one.order_id, done, notes.get(one.order_id, ""))
             for one in owed
         ]
+
+
+def goes_back(order: OrderFacts) -> str:
+    """Return what the buyer of an order gets back that was paid: what costs no money was paid with points."""
+    return "the points go back" if order.unit_price_cents == 0 else "the money goes back"
 
 
 def _in_the_way(error: Exception) -> str:

@@ -3,15 +3,15 @@
 --
 -- KEYS  1 campaign  2 stock  3 outbox  4 holders  5 hashes of the log's entries  6.. the buyer record of each draw
 -- ARGV  1 run id of the caller's connection
---       2 96 digits a draw: its 32 hex, and u, 64 hex
---       3 outbox entries at most
---       4 the hashes of the draws' users, 8 bytes each, in the order of the batch
---       5 bytes of a record's key before the user
--- Returns {0, last outbox id, hash of what was drawn, packed {outcome, detail, place, number, ...}, {hash, ...},
---       {sold-out sku, epoch, ...}, the prizes} or {FENCED} or {UNKNOWN_CAMPAIGN}: no such lottery; nothing was changed
---       then. detail: which of its user's draws it is, or milliseconds to wait for the two RATE_LIMITED, else 0.
---       place: of the prize, 0 for none; number: of the line in the log, negative: of an earlier entry, whose hash is
---       the next of the list.
+--       2 32 hex a draw, in the order of the batch, as the next two are
+--       3 33 bytes a draw: u, and the digit 1, for most draws are their buyer's first
+--       4 the hashes of the draws' users, 8 bytes each
+--       5 outbox entries at most  6 bytes of a record's key before the user
+-- Returns {0, last outbox id, number of the line of the first draw, hash of the draws' entry, packed {outcome, detail,
+--       place, ...}, {number, hash, ...} of each REPLAYED, {sold-out sku, epoch, ...}, the prizes} or {FENCED} or
+--       {UNKNOWN_CAMPAIGN}: no such lottery; nothing was changed then. detail: which of its user's draws it is, or
+--       milliseconds to wait for the two RATE_LIMITED, else 0. place: of the prize, 0 for none. The lines of ACCEPTED
+--       follow each other; the hash of a line from the first draw's on is that of the draws' entry.
 -- Codes:
 --    1 ACCEPTED
 --    2 REPLAYED
@@ -49,13 +49,13 @@ local state, opens_ms, closes_ms, draws_max = c[1], tonumber(c[2]), tonumber(c[3
 local admit_per_s, admit_burst = tonumber(c[4]), tonumber(c[5])
 local user_per_s, user_burst = tonumber(c[6]), tonumber(c[7])
 local last_id, log_seq, log_hash = c[11] or '0-0', tonumber(c[15]), c[16]
-local outbox_full = redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[3])
+local outbox_full = redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[5])
 redis.call('STRLEN', KEYS[4])
 local prizes = read_prizes(KEYS[2], c[12], tonumber(c[13]))
 redis.call('HLEN', KEYS[5])
 local packed = redis.call('MGET', unpack(KEYS, 6))
-local asked, count, user_from, sub = ARGV[2], #KEYS - 5, ARGV[5] + 1, string.sub
-
+local ids, secrets, count, user_from = ARGV[2], ARGV[3], #KEYS - 5, ARGV[6] + 1
+local sha1hex, pack = redis.sha1hex, cmsgpack.pack
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now_ms = math.floor(now_us / 1000)
@@ -66,10 +66,10 @@ elseif state == 'paused' then closed_for = PAUSED end
 local tokens_u, refilled_us = refilled(tonumber(c[9]), tonumber(c[10]), admit_per_s, admit_burst, now_us)
 
 -- Plan. lasting: key, record, key, record, … as MSET takes them; at: key → where its record stands there
-local lasting, at, to_pack, lines, new_holders, old_hashes, taken = {}, {}, {}, {}, {}, {}, {}
-local drawn, written, campaign_changed, first_seq = 0, 0, false, log_seq and log_seq + 1
-local full_u, entry = user_burst * TOKEN, ' ' .. (first_seq or 0)
-local first_of_buyer = FOUR_PARTS .. cmsgpack.pack(full_u - TOKEN) .. cmsgpack.pack(now_us)
+local results, lasting, at, to_pack, lines, new_holders, replays, taken = {}, {}, {}, {}, {}, {}, {}, {}
+local drawn, written, holders, replayed, campaign_changed = 0, 0, 0, 0, false
+local full_u, first_seq = user_burst * TOKEN, log_seq and log_seq + 1
+local first_of_buyer = FOUR_PARTS .. pack(full_u - TOKEN) .. pack(now_us)
 
 local function put(key, record)
   if not at[key] then lasting[written + 1], at[key], written = key, written + 2, written + 2 end
@@ -77,77 +77,76 @@ local function put(key, record)
   if type(record) == 'table' then to_pack[key] = record end
 end
 
+local function refused(code, detail) return pack(code, detail or 0, 0) end
+
 local function decide(i)
-  local from, key = 96 * i - 95, KEYS[5 + i]
-  local id, record = sub(asked, from, from + 31), at[key] and lasting[at[key]] or packed[i]
+  local key, id = KEYS[5 + i], sub(ids, 32 * i - 31, 32 * i)
+  local record = at[key] and lasting[at[key]] or packed[i]
   if record then
     if type(record) == 'string' then record = read_draw_record(record) end
-    if not record then return CORRUPT_RECORD, 0, 0, 0 end
-    local n, place, seq, of_entry = find_draw(record, id)
-    if n and of_entry ~= first_seq then
-      old_hashes[#old_hashes + 1], seq = redis.call('HGET', KEYS[5], of_entry) or '', -seq
+    if not record then return refused(CORRUPT_RECORD) end
+    local n, place, seq, entry = find_draw(record, id)
+    if n then
+      replays[replayed + 1], replayed = seq, replayed + 2
+      replays[replayed] = entry ~= first_seq and redis.call('HGET', KEYS[5], entry) or ''
+      return pack(REPLAYED, n, place)
     end
-    if n then return REPLAYED, n, place, seq end
   end
-  if closed_for then return closed_for, 0, 0, 0 end
-  if prizes.corrupt then return CORRUPT_RECORD, 0, 0, 0 end
-  if outbox_full then return OUTBOX_FULL, 0, 0, 0 end
+  if closed_for then return refused(closed_for) end
+  if prizes.corrupt then return refused(CORRUPT_RECORD) end
+  if outbox_full then return refused(OUTBOX_FULL) end
   local own_u, own_us, n = full_u, now_us, 1
   if record then
     own_u, own_us = refilled(record[1], record[2], user_per_s, user_burst, now_us)
     n = #record[DRAWS] + 1
   end
-  if own_u < TOKEN then return USER_RATE_LIMITED, wait_ms(own_u, user_per_s), 0, 0 end
-  if tokens_u < TOKEN then return RATE_LIMITED, wait_ms(tokens_u, admit_per_s), 0, 0 end
+  if own_u < TOKEN then return refused(USER_RATE_LIMITED, wait_ms(own_u, user_per_s)) end
+  if tokens_u < TOKEN then return refused(RATE_LIMITED, wait_ms(tokens_u, admit_per_s)) end
   tokens_u, campaign_changed = tokens_u - TOKEN, true
   if n > draws_max or prizes.total == 0 then
     put(key, {own_u - TOKEN, own_us, record and record[3] or {}, record and record[DRAWS] or {}})
-    return n > draws_max and LIMIT_REACHED or SOLD_OUT, 0, 0, 0
+    return refused(n > draws_max and LIMIT_REACHED or SOLD_OUT)
   end
-  local prize, user = pick_prize(prizes, sub(asked, from + 32, from + 95), n), sub(key, user_from)
-  local place, line, s = prize.place, prize.line, prize.stock
-  log_seq, drawn = log_seq + 1, drawn + 1
-  local draw = id .. place .. ' ' .. log_seq .. entry
-  local head = line_head(38 + (n < 10 and 1 or #tostring(n)) + #line + #user)
-  lines[drawn] = head .. 'draw ' .. id .. ' ' .. n .. line .. user
+  local u1, told = sub(secrets, 33 * i - 32, 33 * i), nil
+  local prize = pick_prize(prizes, sha1hex(n == 1 and u1 or sub(u1, 1, 32) .. n))
+  local s, user, after = prize.stock, sub(key, user_from), lines_after(drawn)
+  if not prize.head then dress_prize(prize, first_of_buyer, first_seq, ACCEPTED) end
+  drawn = drawn + 1
+  if n == 1 then
+    lines[drawn] = line_head(prize.length + #user) .. 'draw ' .. id .. prize.first_line .. user
+    holders, new_holders[holders + 1], told = holders + 1, i, prize.told
+  else
+    local line = 'draw ' .. id .. ' ' .. n .. prize.line .. user
+    lines[drawn], told = line_head(#line) .. line, pack(ACCEPTED, n, prize.place)
+  end
   if record then
-    record[1], record[2], record[DRAWS][n] = own_u - TOKEN, own_us, draw
+    record[1], record[2], record[DRAWS][n] = own_u - TOKEN, own_us, id .. prize.tail .. after
     if s then table.insert(record[3], {id, prize.fingerprint, prize.sku, 1, 1, HELD_PAID}) end
     put(key, record)
-  else
-    local won = s and WON .. id .. prize.attempt or NOTHING_WON
-    put(key, first_of_buyer .. won .. ONE_DRAW .. string.char(#draw) .. draw)
-  end
-  if n == 1 then new_holders[#new_holders + 1] = i end
-  if s then
-    take_prize(prizes, prize)
-    taken[prize.sku] = s
-  end
-  return ACCEPTED, n, place, log_seq
+  elseif s then put(key, prize.head .. id .. prize.middle .. id .. prize.tail .. after)
+  else put(key, prize.head .. id .. prize.tail .. after) end
+  if s then taken[prize.sku] = take_prize(prizes, prize) end
+  return told
 end
 
-local results = {}
-for i = 1, count do
-  local r = 4 * i
-  results[r - 3], results[r - 2], results[r - 1], results[r] = decide(i)
-end
+for i = 1, count do results[i] = decide(i) end
 
 -- Write. The outbox entry comes first: it is the promise, and the log.
 if drawn > 0 then
   local whole = table.concat(lines)
-  log_hash = entry_hash(log_hash, first_seq, whole)
+  log_hash, log_seq = entry_hash(log_hash, first_seq, whole), log_seq + drawn
   last_id = redis.call('XADD', KEYS[3], '*', 't', now_ms, 'p', last_id, 'seq', first_seq, 'hash', log_hash, 'log',
     array_head(drawn) .. whole)
   redis.call('HSET', KEYS[5], first_seq, log_hash)
   if next(taken) then redis.call('HSET', KEYS[2], unpack(lines_sold(taken))) end
-  if #new_holders > 0 then redis.call('APPEND', KEYS[4], hashes_at(ARGV[4], new_holders, count)) end
+  if holders > 0 then redis.call('APPEND', KEYS[4], hashes_at(ARGV[4], new_holders, count)) end
 end
 for key, record in pairs(to_pack) do
   if #record[DRAWS] > 0 then
-    lasting[at[key]] = cmsgpack.pack(record)
+    lasting[at[key]] = pack(record)
   else
     -- Only a bucket: when it would be full again the record says nothing.
-    redis.call('SET', key, cmsgpack.pack(record), 'PX', math.ceil(user_burst / user_per_s * 1000) + 1000)
+    redis.call('SET', key, pack(record), 'PX', math.ceil(user_burst / user_per_s * 1000) + 1000)
     lasting[at[key] - 1], lasting[at[key]] = lasting[written - 1], lasting[written]
     at[lasting[written - 1]], written = at[key], written - 2
   end
@@ -157,4 +156,5 @@ if campaign_changed then
   redis.call('HSET', KEYS[1], 'tokens_u', string.format('%.0f', tokens_u), 'refilled_us',
     string.format('%.0f', refilled_us), 'last_outbox_id', last_id, 'log_seq', log_seq, 'log_hash', log_hash)
 end
-return {0, last_id, log_hash or '', cmsgpack.pack(results), old_hashes, sold_out(prizes.stock), c[12]}
+return {0, last_id, first_seq or 0, log_hash or '', array_head(3 * count) .. table.concat(results), replays,
+  sold_out(prizes.stock), c[12]}

@@ -12,6 +12,7 @@
 --       3 the hashes of the lines' users, 8 bytes each
 --       4 run id of the caller's connection  5 run id on which recovery compares  6 campaign id
 --       7 MessagePack array of {sku, stock}: what an opening opened with
+--       8 MessagePack array of {field, value} of the campaign hash: what an opening says is drawn from
 -- Returns {code, draws restored}
 -- Codes:
 --    1 RESTORED
@@ -76,7 +77,7 @@ local function apply(i, kind, sku, units, reference, n)
   end
   if kind == 'draw' then
     if #record[DRAWS] ~= n - 1 then return CORRUPT_RECORD end
-    record[DRAWS][n] = string.format('%s%d %.0f %.0f', reference, places[sku], first_seq + i - 1, first_seq)
+    record[DRAWS][n] = string.format('%s%d %.0f ', reference, places[sku], first_seq) .. lines_after(i - 1)
     if n == 1 then new_holders[#new_holders + 1] = string.sub(ARGV[3], 8 * i - 7, 8 * i) end
     count = count + 1
     if not s then return nil end
@@ -105,9 +106,12 @@ end
 move_outbox_on(chain, outbox_id)
 for sku, s in pairs(stock) do redis.call('HSET', KEYS[2], sku, write_stock_line(s)) end
 for key, record in pairs(records) do redis.call('SET', key, cmsgpack.pack(record)) end
+-- Which top-ups came before its opening a log does not say; their units are in what it opens with.
+if opened then redis.call('DEL', KEYS[5]) end
 for key, what in pairs(topups) do redis.call('HSET', KEYS[5], key, what) end
 -- What the catalog says was withdrawn is what a lottery that was lost is created with; from its opening on the log says.
 if opened then redis.call('DEL', KEYS[8]) end
+for _, pair in ipairs(cmsgpack.unpack(ARGV[8])) do redis.call('HSET', KEYS[1], pair[1], pair[2]) end
 for sku, units in pairs(withdrawn) do redis.call('HSET', KEYS[8], sku, units) end
 for mark, units in pairs(marks) do redis.call('HSET', KEYS[6], mark, units) end
 if #new_holders > 0 then redis.call('APPEND', KEYS[4], table.concat(new_holders)) end

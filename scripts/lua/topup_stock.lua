@@ -3,7 +3,7 @@
 --
 -- KEYS  1 campaign  2 stock  3 top-ups already made  4 outbox, for the log of a lottery
 -- ARGV  1 run id of the caller's connection  2 campaign id  3 sku  4 units  5 key of this top-up  6 channel of changes
---       7 units a SKU may have at most
+--       7 units a SKU may have at most  8 run id on which recovery compares, if it makes this one again; else empty
 -- Returns {code, units allocated afterwards}
 -- Codes:
 --    1 ADDED
@@ -24,7 +24,7 @@ local FENCED, UNKNOWN_CAMPAIGN = -20, -21
 
 local run_id = redis.call('HGET', KEYS[1], 'run_id')
 if not run_id then return {UNKNOWN_CAMPAIGN, 0} end
-if run_id ~= ARGV[1] then return {FENCED, 0} end
+if (ARGV[8] == '' and run_id or ARGV[8]) ~= ARGV[1] then return {FENCED, 0} end
 local units = tonumber(ARGV[4])
 if not units or units < 1 or units % 1 ~= 0 then return {INVALID_QUANTITY, 0} end
 local s = read_stock_line(redis.call('HGET', KEYS[2], ARGV[3]))

@@ -30,6 +30,8 @@ PATHS: Final = (
     "/v1/orders/{id}~00000000000000000000000000000000/payment",
     "/v1/orders/{id}~00000000000000000000000000000000/events",
     "/v1/orders/x/cancel",
+    "/v1/redemptions",
+    "/v1/redemptions/",
     "/v1/webhooks/payment",
     "/v1/campaigns/{id}",
     "/v1/campaigns/{id}?x",

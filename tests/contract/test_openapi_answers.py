@@ -9,8 +9,9 @@ import pytest
 from schemathesis.specs.openapi import definitions
 
 from adapters.points import LedgerRow, Statement
-from adapters.stock import Attempt, Snapshot, StockLine
+from adapters.stock import Attempt, CampaignGate, Snapshot, StockLine
 from domain import outcomes
+from domain.campaign import CampaignState
 from domain.errors import BackendError, PoisonRecordError
 from domain.lottery import Prize
 from domain.order_state import OrderStatus, PaymentStatus
@@ -29,6 +30,7 @@ from gateway.order_status import OrderPayment, OrderRow, Question, find_out, sta
 from gateway.order_stream import event_of
 from gateway.orders import decision_of
 from gateway.points import NOT_TOLD, PointsDesk, points_answer
+from gateway.redemption_rules import SILENT, Told, judge, refuse
 from gateway.view import make_view
 from lifecycle.payment_rows import Payment, Refusal
 
@@ -111,6 +113,36 @@ def test_campaign_page_is_documented(state: str) -> None:
     assert_documented(campaign_answer(view, 0.5), "/v1/campaigns/{id}", "get")
 
 
+@pytest.mark.parametrize("state", ["loaded", "open"])
+def test_page_of_a_redemption_is_documented(state: str) -> None:
+    """The page of a redemption has the documented shape; its prices are in points, and none is in cents."""
+    fields = {"kind": "redemption", "state": state, "run_id": "r", "opens_ms": "1000", "closes_ms": "2000000"}
+    fields |= dict.fromkeys(("admit_per_s", "admit_burst", "user_per_s", "user_burst"), "1")
+    view = make_view("c-1", Snapshot(fields, {"box": StockLine(5, 5, 0, 10, 1, 2, 300)}, 1_500_000, b"", "0-0"), 0.0)
+    answer = campaign_answer(view, 0.5)
+    assert_documented(answer, "/v1/campaigns/{id}", "get")
+    (sku,) = json.loads(answer.body)["skus"]
+    assert (sku["points_price"], "price_cents" in sku) == (300, False)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_of_a_redemption_is_documented(outcome: Outcome) -> None:
+    """Whatever the script decides about a redemption, the answer is in the document."""
+    assert_documented(of_decision(decision_of(outcome, 1_500), ORDER, LIMITS), "/v1/redemptions", "post")
+
+
+@pytest.mark.parametrize("gate", [SILENT, None, *(CampaignGate(state, 0, 9, 5) for state in CampaignState)])
+@pytest.mark.parametrize("remaining", [None, 0, 1])
+@pytest.mark.parametrize("balance", [SILENT, None, 299, 300])
+def test_what_checks_refuse_is_documented(gate: Any, remaining: int | None, balance: Any) -> None:
+    """Whatever the checks of a redemption come to, the refusal is in the document."""
+    told = Told(gate, None if remaining is None else StockLine(remaining, 0, 0, remaining, 1, 1, 300), balance)
+    refusal = refuse(judge(told, 1), told, 1)
+    assert (refusal is None) == (remaining == 1 and balance == 300 and gate == CampaignGate("open", 0, 9, 5))
+    if refusal is not None:
+        assert_documented(refusal.answer, "/v1/redemptions", "post")
+
+
 @pytest.mark.parametrize("outcome", list(DrawOutcome))
 def test_every_outcome_of_a_draw_is_documented(outcome: DrawOutcome) -> None:
     """Whatever the script decides about a draw, the answer's status, headers, code and body are in the document."""
@@ -178,10 +210,10 @@ def test_payments_are_documented(status: PaymentStatus) -> None:
     assert answer is not None
     assert_documented(answer, PAYMENT, "post")
     body = json.loads(answer.body)
-    if status is PaymentStatus.FAILED:
+    if status in {PaymentStatus.FAILED, PaymentStatus.VOID}:
         assert (answer.status, body["code"]) == (409, "STATE")
     else:
-        pending = {PaymentStatus.CREATING, PaymentStatus.UNKNOWN}
+        pending = {PaymentStatus.CREATING, PaymentStatus.UNKNOWN, PaymentStatus.HELD}
         assert (answer.status, body["status"]) == (202, "pending" if status in pending else status.value)
 
 

@@ -161,7 +161,8 @@ def _command_lines() -> list[str]:
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (("load", "--rate", "5"), "no `flashgate up` is running"),
+        (("load", "--rate", "5", "--slo", "p99<5%"), "--slo: 'p99<5%': p99 is a latency"),
+        (("load", "--rate", "5", "--url", "http://example.com"), "--remote example.com"),
         (("load", "--rate", "0"), "--rate"),
         (("load", "--rate", "5", "--url", "http://127.0.0.1:1", "--campaign", "a", "--sku", "b"), "cannot be reached"),
         (("compare", "--without", "nobody"), "there is no peer 'nobody'"),

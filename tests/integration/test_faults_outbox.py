@@ -13,7 +13,7 @@ from domain import keys
 from domain.events import TOPIC_ORDERS_ACCEPTED, dead_topic
 from domain.settings import RedisSettings, Settings
 from gateway.app import make_relay
-from gateway.relay import DEAD_VALUE_BYTES_MAX, EVENT_BYTES_MAX
+from gateway.order_records import DEAD_VALUE_BYTES_MAX, EVENT_BYTES_MAX
 from stack.proxy import Proxy
 from tests.support.children import is_stopped, paused_at
 from tests.support.relays import (

@@ -164,7 +164,7 @@ async def paid_order(settings: Settings, guard: GuardSettings = HASTY) -> AsyncI
         yield Paid(till, payment, till.settings)
 
 
-@pytest.mark.parametrize("open_s", [0.0, 10.0])
+@pytest.mark.parametrize("open_s", [0.0, pytest.param(10.0, marks=pytest.mark.slow)])
 async def test_approval_is_held_open_and_the_callback_arrives(settings: Settings, open_s: float) -> None:
     """The approval's transaction is open for ten seconds when the callback comes: one row says what paid the order.
 

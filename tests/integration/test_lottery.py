@@ -29,7 +29,7 @@ from gateway.app import make_relay
 from tests.support.children import start_killed_at
 from tests.support.forgetful import forgetful_redis
 from tests.support.lanes import LANES
-from tests.support.lotteries import Kind, LotteryShop, lottery_file, open_lottery, verdict_of
+from tests.support.lotteries import FIVE_KINDS, Kind, LotteryShop, lottery_file, open_lottery, verdict_of
 from tests.support.operator import command
 from tests.support.relays import with_relay
 from tests.support.shop import Said, open_shop, until_true
@@ -42,6 +42,7 @@ from warehouse.stores import wall_ms
 BOTH = pytest.mark.parametrize("lane", LANES, indirect=True)
 ALWAYS = [Kind("box", 1_000, 10, 7)]
 """Every draw wins."""
+CROWD = 20_000
 
 
 async def draw_all(shop: LotteryShop, url: str, users: Sequence[str], key: str = "key-1") -> list[Said]:
@@ -114,6 +115,19 @@ async def test_drawn_delivered_and_verified(settings: Settings) -> None:
         assert Counter(one.body["draws_left"] for one in said) == {0: 60, 1: 60}
         assert shop.won()
         await assert_replays(shop, url)
+        await assert_delivered(shop)
+
+
+@pytest.mark.slow
+async def test_a_crowd_draws_every_prize_once(settings: Settings) -> None:
+    """20,000 users draw 1,000 prizes of 5 kinds by HTTP: none over-drawn, nobody twice, all delivered and verified."""
+    async with open_lottery(settings, kinds=FIVE_KINDS, no_prize_weight=4_000) as shop, shop.worker() as url:
+        users = [f"u-{n}" for n in range(CROWD)]
+        await draw_all(shop, url, users)
+        again = await asyncio.gather(*(shop.draw(url, user, "another") for user in users[:: CROWD // 1_000]))
+        assert {one.code for one in again} == {"LIMIT_REACHED"}
+        assert Counter(user for user, _ in shop.drawers.values()) == dict.fromkeys(users, 1)
+        assert Counter(sku for sku, _ in shop.won().values()) == {kind.sku_id: kind.stock for kind in FIVE_KINDS}
         await assert_delivered(shop)
 
 

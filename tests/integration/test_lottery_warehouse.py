@@ -1,6 +1,7 @@
 """A lottery and the warehouse: its prizes are allocated, and what nobody has won goes back at the close, by its log."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
@@ -11,9 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.campaign_stock import top_up
 from adapters.draws import read_unrelayed_logs
 from adapters.lotteries import move
-from domain.errors import OperationRefusedError
+from domain.errors import BackendError, OperationRefusedError, OutcomeUnknownError
 from domain.settings import Settings
 from tests.integration.test_lottery import assert_delivered, assert_replays, draw_all, recovered
 from tests.support.forgetful import forgetful_redis
@@ -22,6 +24,8 @@ from tests.support.lotteries import Kind, LotteryShop, lottery_file, open_lotter
 from tests.support.operator import command
 from tests.support.waiting import in_time
 from warehouse.campaigns import close_campaign, load_into, top_up_stock
+from warehouse.closing import find_closed
+from warehouse.stores import wall_ms
 
 KINDS = [Kind("box", 30, 10, 7), Kind("bag", 5, 1, 0)]
 
@@ -102,6 +106,20 @@ async def test_unsold_prizes_go_back(settings: Settings, tmp_path: Path, killed:
         await assert_all_is_back(house, shop, {"box": 34, "bag": 5})
 
 
+async def test_a_closed_lottery_is_not_asked_for_ever(settings: Settings) -> None:
+    """Its prizes are never shipped, so after a month it is asked only when all are; a sale is while it has some."""
+    async with lottery_of(settings) as (house, shop), shop.worker() as url:
+        box = await house.new_sku(1)
+        sale_id = await house.new_campaign((box, 1))
+        await house.buy(sale_id, box, "ann")
+        await draw_all(shop, url, [f"u-{n}" for n in range(20)])
+        for campaign_id in (shop.id, sale_id):
+            await close_campaign(house.clients, campaign_id)
+        both, month_ms = sorted([shop.id, sale_id]), 31 * 24 * 3_600_000
+        for later_ms, everything, found in ((0, False, both), (month_ms, False, [sale_id]), (month_ms, True, both)):
+            assert await find_closed(house.clients, "", 10, wall_ms() + later_ms, everything=everything) == found
+
+
 async def test_a_lottery_that_was_never_opened_is_closed(settings: Settings) -> None:
     """All of its prizes go back, and there is no log that could say so."""
     async with lottery_of(settings, opened=False) as (house, shop):
@@ -132,7 +150,7 @@ async def test_closed_and_opened_at_once(settings: Settings) -> None:
 
 @pytest.mark.parametrize("relayed", [True, False])
 async def test_a_close_that_redis_has_lost(settings: Settings, tmp_path: Path, relayed: bool) -> None:
-    """Gone back to before its close it is closed again, by its log, or paused until whoever settles closes it; nothing is freed twice.
+    """Gone back to before its close it is closed again, by its log, or paused until it is settled; nothing freed twice.
 
     Guards that recovery puts back what was withdrawn.
     """
@@ -154,6 +172,77 @@ async def test_a_close_that_redis_has_lost(settings: Settings, tmp_path: Path, r
         await assert_all_is_back(house, shop, {"box": 30, "bag": 5})
         await assert_replays(shop, url)
         await assert_delivered(shop)
+
+
+MARKS = ("load", "early top-up", "opening", "late top-up")
+
+
+@pytest.mark.parametrize("before", MARKS)
+async def test_redis_from_before(settings: Settings, tmp_path: Path, before: str) -> None:
+    """Gone back to before a load, a top-up, or its opening, a lottery is what its log says, and has all its units.
+
+    A top-up whose line is lost is made once more, and one from before the opening is not. What is drawn from is what
+    the log opened with. Guards that recovery makes lost top-ups again.
+    """
+    async with (
+        forgetful_redis(tmp_path) as redis,
+        lottery_of(redis.settings(settings), opened=False) as (house, shop),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        marks = {"load": redis.mark()}
+        await house.receive("box", 10)
+        shop.campaign = lottery_file(shop.id, kinds=[Kind("box", 32, 12, 8), KINDS[1]], no_prize_weight=8)
+        assert await load_into(house.clients, shop.campaign) == "updated"
+        marks["early top-up"] = redis.mark()
+        await top_up_stock(house.clients, shop.id, "box", 4, "early")
+        marks["opening"] = redis.mark()
+        await move(shop.clients.channel, shop.clients.client, shop.id, "open")
+        url = await stack.enter_async_context(shop.worker())
+        await draw_all(shop, url, [f"u-{n}" for n in range(10)])
+        await shop.relayed()
+        marks["late top-up"] = redis.mark()
+        await top_up_stock(house.clients, shop.id, "box", 4, "late")
+        await redis.go_back(marks[before])
+        await recovered(shop)
+        for key in ("early", "late"):
+            await top_up_stock(house.clients, shop.id, "box", 4, key)
+        assert (await house.line(shop.id, "box")).allocated == 40
+        assert await house.finish() == 0
+        await house.assert_balanced()
+        await assert_replays(shop, url)
+        await draw_all(shop, url, [f"late-{n}" for n in range(20)])
+        await assert_delivered(shop)
+        await close_campaign(house.clients, shop.id)
+        assert await house.settle(everything=True) == 0
+        await house.assert_balanced()
+
+
+async def test_a_recovery_that_breaks_off_at_a_top_up(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost top-ups are made again before the gate opens, so that a crash has it begin anew; once all in all."""
+    asked: list[str] = []
+
+    async def breaking(*args: Any, **more: Any) -> Any:
+        asked.append(args[-1])
+        if len(asked) == 1:
+            raise BackendError("not now")
+        made = await top_up(*args, **more)
+        if len(asked) == 2:
+            raise OutcomeUnknownError("no answer")
+        return made
+
+    monkeypatch.setattr("gateway.recovery.top_up", breaking)
+    async with forgetful_redis(tmp_path) as redis, lottery_of(redis.settings(settings)) as (house, shop):
+        mark = redis.mark()
+        await house.receive("box", 7)
+        await top_up_stock(house.clients, shop.id, "box", 3, "one")
+        await top_up_stock(house.clients, shop.id, "box", 4, "two")
+        await redis.go_back(mark)
+        await recovered(shop)
+        assert asked == ["two", "two", "one"]
+        assert (await house.line(shop.id, "box")).allocated == 37
+        await house.assert_balanced()
 
 
 @pytest.mark.parametrize("closed", [None, "relayed", "lost"])

@@ -246,7 +246,10 @@ async def test_a_transaction_that_falls_silent_loses_its_locks(sale: Sale, monke
     assert seconds > 1
 
 
-@pytest.mark.parametrize("fail_point", ["consumer.before_mysql", "consumer.before_mysql_commit"])
+@pytest.mark.parametrize(
+    "fail_point",
+    ["consumer.before_mysql", pytest.param("consumer.before_mysql_commit", marks=pytest.mark.slow)],
+)
 async def test_zombie_comes_back_after_its_partitions_went_to_another(sale: Sale, fail_point: str) -> None:
     """Fault 26: a writer is stopped with a batch in its hands, and goes on after another has done its work.
 

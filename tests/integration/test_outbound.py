@@ -26,7 +26,7 @@ from migrations.runner import upgrade
 from stack.ports import free_port
 from stack.servers import Endpoints
 from tests.support.children import paused_at, start_killed_at
-from tests.support.dock import Dock, changed, new_outbound, new_warehouse, open_dock
+from tests.support.dock import Dock, changed, new_outbound, new_warehouse, one_round, open_dock
 from tests.support.life import line, make_due, now_ms, statuses
 from tests.support.operator import command
 from tests.support.shop import SKU, until_true
@@ -407,7 +407,7 @@ async def test_killed_between_the_two_schemas(
         assert await dock.status() == between
         bookings = await dock.bookings()
         assert bookings == after[1]
-        await dock.warehouse.run_once()
+        await one_round(dock.warehouse)
         assert (await dock.status(), await dock.bookings()) == after
         moved = sum(units for _, units, _ in bookings)
         assert await dock.lies_there() == (lay_there[0] + moved, lay_there[1] + moved, lay_there[2])

@@ -13,7 +13,7 @@ from domain.errors import BackendError, OperationRefusedError
 from domain.order_state import OrderStatus, ReviewStatus
 from domain.settings import Settings
 from tests.support.children import start_killed_at
-from tests.support.dock import Dock, changed, new_outbound, new_warehouse, open_dock
+from tests.support.dock import Dock, changed, new_outbound, new_warehouse, one_round, open_dock
 from tests.support.life import line, now_ms
 from tests.support.operator import command
 from tests.support.waiting import in_time
@@ -159,7 +159,7 @@ async def test_rejection_of_what_has_left_the_house(settings: Settings) -> None:
             with pytest.raises(OperationRefusedError, match=words):
                 await dock.outbound.reject(orders, "ben", "")
         assert changed(before, await dock.everything()) == set()
-        await dock.warehouse.run_once()
+        await one_round(dock.warehouse)
         assert [await dock.status(one) for one in range(3)] == ["shipped", "shipped", "paid"]
         await dock.outbound.take_back([dock.orders[0]], "ben", "")
         await dock.assert_adds_up()
@@ -208,7 +208,7 @@ async def test_shipped_or_rejected(settings: Settings) -> None:
             shipping.append(asyncio.create_task(shipped(step, 4 * which)))
         won = dict(zip([one.order_id for one in owed], [await one for one in rejecting], strict=True))
         refused = set().union(*[set(await one) for one in shipping])
-        await dock.warehouse.run_once()
+        await one_round(dock.warehouse)
         for which, order in enumerate(dock.orders):
             is_rejected = won[order]
             assert await dock.status(which) == ("rejected" if is_rejected else "shipped")

@@ -414,6 +414,7 @@ class WarehouseLives(RuleBasedStateMachine):
         return bool(snapshot.fields["run_id"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_random_lives_of_the_warehouse(shared_settings: Settings, life_examples: int) -> None:
     """Every number is the model's after every step of every random life, whoever dies at which fail point."""

@@ -1,14 +1,14 @@
 """The writer in a process of its own that kills or stops itself at a fail point.
 
-Usage: python -m tests.support.consumer_child TOPIC FAIL_POINT kill|stop [orders|points], with the settings in the
-environment. One that has stopped itself goes on at SIGCONT, and does not stop again.
+Usage: python -m tests.support.consumer_child TOPIC FAIL_POINT kill|stop [orders|points|redemptions], with the settings
+in the environment. One that has stopped itself goes on at SIGCONT, and does not stop again.
 """
 
 import os
 import signal
 import sys
 
-from consumers.app import ORDERS, main_orders, main_points
+from consumers.app import ORDERS, POINTS, REDEMPTIONS, main_orders, main_points, main_redemptions
 from domain import failpoints
 from domain.settings import load_settings
 from tests import switches
@@ -28,8 +28,8 @@ def main() -> None:
             os.kill(os.getpid(), signals[what])
 
     failpoints.hook = end_at
-    main = main_orders if names in ([], [ORDERS]) else main_points
-    main(load_settings(env=os.environ), topic=topic)
+    mains = {ORDERS: main_orders, POINTS: main_points, REDEMPTIONS: main_redemptions}
+    mains[names[0] if names else ORDERS](load_settings(env=os.environ), topic=topic)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from domain.order_state import HOLDING
 from domain.settings import Settings
 from lifecycle.keeper import Keeper
 from lifecycle.payments import PaymentDesk
+from lifecycle.point_refunds import PointRefunds
 from lifecycle.provider import PaymentProvider
 from tests.support.shop import SKU, Shop, until_true
 
@@ -82,6 +83,13 @@ async def new_keeper(
                 channel=channel,
                 sender=sender,
                 desk=desk,
+                point_refunds=PointRefunds(
+                    settings.lifecycle,
+                    orders=shop.clients.orders,
+                    points=shop.clients.points,
+                    metrics=kept,
+                    now_ms=now_ms,
+                ),
                 metrics=kept,
                 now_ms=now_ms,
             ),

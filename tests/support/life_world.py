@@ -22,7 +22,7 @@ from domain import failpoints
 from domain.settings import Settings
 from lifecycle.keeper import Keeper
 from lifecycle.payments import PaymentDesk
-from tests.support.dock import new_outbound, new_warehouse
+from tests.support.dock import new_outbound, new_warehouse, one_round
 from tests.support.house import DiedError
 from tests.support.life import Kept, new_desk, new_keeper, now_ms
 from tests.support.provider import SandboxHandle, adapter, sandbox
@@ -158,7 +158,7 @@ async def desk_world(settings: Settings) -> AsyncIterator[DeskWorld]:
     ):
         await query(base.clients.catalog, ADD_WAREHOUSE)
         await forget_others(base.clients)
-        await warehouse.run_once()
+        await one_round(warehouse)
         yield DeskWorld(
             told,
             provider,

@@ -59,6 +59,14 @@ class Kind(NamedTuple):
 
 
 KINDS: Final = (Kind("gold", 1, 1, 500), Kind("silver", 5, 10, 50), Kind("bronze", 100, 40, 5))
+FIVE_KINDS: Final = (
+    Kind("gold", 10, 10, 5_000),
+    Kind("silver", 40, 40, 500),
+    Kind("bronze", 150, 150, 100),
+    Kind("wood", 300, 300, 20),
+    Kind("paper", 500, 500, 0),
+)
+"""1,000 prizes."""
 
 
 def lottery_text(

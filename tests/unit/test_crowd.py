@@ -5,16 +5,14 @@ from collections import Counter
 
 import pytest
 
+from bench import crowd_draws as draws
 from bench.crowd import (
-    GREEDY_SHARE,
-    IMPATIENT_SHARE,
     NO_REPLY,
     RETRIES_MAX,
     RETRY_AFTER_MAX_S,
     RETRY_JITTER_S,
     Ask,
-    Crowd,
-    Manner,
+    Draw,
     Outcome,
     Reply,
     Role,
@@ -23,7 +21,17 @@ from bench.crowd import (
     comes_back,
     pause_s,
 )
+from bench.crowd_draws import DrawCrowd
 from bench.crowd_http import BadAnswerError, parse_response, read_reply
+from bench.crowd_orders import (
+    GREEDY_SHARE,
+    IMPATIENT_SHARE,
+    Buyer,
+    Manner,
+    OrderCrowd,
+    Purse,
+    RedemptionCrowd,
+)
 from domain.order import order_id
 
 CAMPAIGN = "demo"
@@ -38,7 +46,7 @@ def accepted(number: int, key_no: int = 0, *, replayed: bool = False) -> Reply:
     return Reply(202, "ACCEPTED", order_id(CAMPAIGN, str(number), str(key_no)), replayed)
 
 
-def first_ask(crowd: Crowd, manner: Manner) -> Ask:
+def first_ask(crowd: OrderCrowd, manner: Manner) -> Ask[Buyer]:
     """Return the first request of a buyer of this manner, sent."""
     ask = next(ask for ask in crowd.arrive() if ask.buyer.manner is manner)
     crowd.sending(ask)
@@ -54,7 +62,7 @@ class Shop:
         self._trouble = trouble
         self._share = share
 
-    def answer(self, ask: Ask) -> Reply:
+    def answer(self, ask: Ask[Buyer]) -> Reply:
         """Decide a request; the decision stands even if the answer is lost."""
         if self._trouble.random() < self._share:
             return self._trouble.choice((RATE_LIMITED, BUSY, NO_REPLY))
@@ -73,10 +81,10 @@ class Shop:
         return accepted(number, key_no)
 
 
-def let_loose(crowd: Crowd, shop: Shop, order: random.Random) -> None:
+def let_loose(crowd: OrderCrowd, shop: Shop, order: random.Random) -> None:
     """Run a crowd to its end; requests are decided, and answers come, in any order."""
     ready = list(crowd.arrive())
-    on_the_way: list[tuple[Ask, Reply]] = []
+    on_the_way: list[tuple[Ask[Buyer], Reply]] = []
     while ready or on_the_way:
         if ready and (not on_the_way or order.random() < 0.6):
             ask = ready.pop(order.randrange(len(ready)))
@@ -91,7 +99,7 @@ def let_loose(crowd: Crowd, shop: Shop, order: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_truthful_shop_is_never_called_a_liar(seed: int, share: float) -> None:
     """Whatever is lost, late or refused for now: true answers raise no alarm, and each buyer ends in one way."""
-    crowd = Crowd(CAMPAIGN, 600, seed)
+    crowd = OrderCrowd(CAMPAIGN, 600, seed)
     shop = Shop(100, random.Random(seed), share)
     let_loose(crowd, shop, random.Random(seed + 1))
     assert not crowd.untrue
@@ -106,7 +114,7 @@ def test_a_truthful_shop_is_never_called_a_liar(seed: int, share: float) -> None
 def test_a_seed_makes_a_crowd() -> None:
     """The same seed makes the same buyers, another one others, in about the shares named."""
     manners = [
-        [ask.buyer.manner for ask in Crowd(CAMPAIGN, 10_000, seed).arrive() if ask.role is Role.FIRST]
+        [ask.buyer.manner for ask in OrderCrowd(CAMPAIGN, 10_000, seed).arrive() if ask.role is Role.FIRST]
         for seed in (1, 1, 2)
     ]
     assert manners[0] == manners[1] != manners[2]
@@ -163,7 +171,7 @@ def test_how_long_a_buyer_waits() -> None:
 )
 def test_a_buyer_gives_up(reply: Reply, outcome: Outcome) -> None:
     """Who is sent away every time ends as rate limited or failed, after RETRIES_MAX repeats of the same request."""
-    crowd = Crowd(CAMPAIGN, 1, 3)
+    crowd = OrderCrowd(CAMPAIGN, 1, 3)
     (ask,) = crowd.arrive()
     for _ in range(RETRIES_MAX):
         crowd.sending(ask)
@@ -181,7 +189,7 @@ def test_impatient_and_greedy_buyers_are_one_buyer_each() -> None:
         (Manner.TWICE_AFTERWARDS, accepted(0, replayed=True)),
         (Manner.GREEDY, LIMIT_REACHED),
     ):
-        crowd = Crowd(CAMPAIGN, 200, 1)
+        crowd = OrderCrowd(CAMPAIGN, 200, 1)
         ask = first_ask(crowd, manner)
         ((following, after_s),) = crowd.hear(ask, accepted(0))
         assert after_s == 0
@@ -208,7 +216,7 @@ def test_impatient_and_greedy_buyers_are_one_buyer_each() -> None:
 )
 def test_a_contradiction_is_noticed(manner: Manner, first: Reply, then: Reply) -> None:
     """What contradicts the answer before it is counted once and told in words."""
-    crowd = Crowd(CAMPAIGN, 200, 1)
+    crowd = OrderCrowd(CAMPAIGN, 200, 1)
     ((following, _),) = crowd.hear(first_ask(crowd, manner), first)
     assert not crowd.untrue
     crowd.sending(following)
@@ -219,10 +227,74 @@ def test_a_contradiction_is_noticed(manner: Manner, first: Reply, then: Reply) -
 @pytest.mark.parametrize("reply", [LIMIT_REACHED, Reply(202, "ACCEPTED"), Reply(202, "ACCEPTED", "other~" + "0" * 32)])
 def test_a_lie_at_once_is_noticed(reply: Reply) -> None:
     """A limit reached by nobody, and a 202 that is worth nothing, are untrue by themselves."""
-    crowd = Crowd(CAMPAIGN, 200, 1)
+    crowd = OrderCrowd(CAMPAIGN, 200, 1)
     crowd.hear(first_ask(crowd, Manner.PLAIN), reply)
     assert crowd.untrue.total() == 1
     assert crowd.outcomes == {Outcome.FAILED: 1}
+
+
+# -- who draws, and who redeems points -------------------------------------------------------------------------------
+
+PRIZES = {"cup": 100, "pin": 0}
+
+
+def draw(number: int, sku_id: str = "", *, left: int = 1, replayed: bool = False) -> Reply:
+    """Return a true answer to a draw; `number` is its line in the log."""
+    told = Draw(order_id(CAMPAIGN, str(number), "0"), sku_id, PRIZES.get(sku_id, 0), left, number, "h")
+    return Reply(200, replayed=replayed, draw=told)
+
+
+def drawing(manner: draws.Manner) -> tuple[DrawCrowd, Ask[draws.Buyer]]:
+    """Return a crowd with two draws each, and the first request of a buyer of this manner, sent."""
+    crowd = DrawCrowd(CAMPAIGN, 400, 1, draws_per_user=2, prizes=PRIZES)
+    ask = next(ask for ask in crowd.arrive() if ask.buyer.manner is manner)
+    crowd.sending(ask)
+    return crowd, ask
+
+
+def test_who_draws_is_told_the_same_again() -> None:
+    """A repeat with the same key is the same draw; another draw, or a replay told as new, is untrue."""
+    for again, untrue in ((draw(1, "cup", replayed=True), 0), (draw(2, "cup", replayed=True), 1), (draw(1, "cup"), 1)):
+        crowd, ask = drawing(draws.Manner.AGAIN)
+        repeat = next(one for one, _ in crowd.hear(ask, draw(1, "cup")) if one.role is Role.AGAIN)
+        crowd.sending(repeat)
+        crowd.hear(repeat, again)
+        assert crowd.untrue.total() == untrue, again
+        assert order_id(CAMPAIGN, "1", "0") in crowd.order_ids
+
+
+@pytest.mark.parametrize(
+    "reply", [draw(1, "car"), draw(1, left=2), Reply(200, draw=Draw("other~1", "", 0, 1, 1, "h")), LIMIT_REACHED]
+)
+def test_a_draw_that_cannot_be_is_noticed(reply: Reply) -> None:
+    """An unknown prize, too many draws left, another campaign's draw, and a limit before the first draw."""
+    crowd, ask = drawing(draws.Manner.ONCE)
+    crowd.hear(ask, reply)
+    assert crowd.untrue.total() == 1
+
+
+def test_a_greedy_drawer_is_refused_after_his_draws() -> None:
+    """One draw more than everybody has is LIMIT_REACHED; if it is drawn, that is untrue."""
+    for last, untrue in ((LIMIT_REACHED, 0), (draw(3, left=0), 1)):
+        crowd, ask = drawing(draws.Manner.GREEDY)
+        ((second, _),) = crowd.hear(ask, draw(1))
+        crowd.sending(second)
+        ((third, _),) = crowd.hear(second, draw(2, left=0))
+        crowd.sending(third)
+        crowd.hear(third, last)
+        assert (crowd.untrue.total(), crowd.outcomes) == (untrue, {Outcome.NO_PRIZE: 1})
+
+
+def test_points_are_short_for_those_who_may_have_too_few() -> None:
+    """POINTS_SHORT is untrue for a buyer with plenty, and how a buyer ends who never had enough."""
+    crowd = RedemptionCrowd(CAMPAIGN, 400, 1)
+    firsts = [ask for ask in crowd.arrive() if ask.role is Role.FIRST and ask.buyer.manner is Manner.PLAIN]
+    rich, poor = (next(ask for ask in firsts if ask.buyer.purse is purse) for purse in (Purse.PLENTY, Purse.NO_ACCOUNT))
+    for ask in (rich, poor):
+        crowd.sending(ask)
+        crowd.hear(ask, Reply(409, "POINTS_SHORT"))
+    assert crowd.untrue.total() == 1
+    assert crowd.outcomes == {Outcome.POINTS_SHORT: 2}
 
 
 def http(status: str, body: bytes, *headers: bytes) -> bytes:

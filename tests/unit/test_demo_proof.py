@@ -1,11 +1,17 @@
 """What makes a demo fail."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import msgspec
 import pytest
 
-from cli.demo_proof import Facts, House, contradictions
+from cli.demo_facts import Evidence, Facts, House
+from cli.demo_proof import SaleFacts, contradictions
+from cli.demo_redemption_proof import Ledger, Movement, RedemptionFacts
+from cli.demo_redemption_proof import contradictions as redemption_contradictions
 
-SOUND = Facts(
+SOUND = SaleFacts(
     kind="sale",
     buyers=10,
     stock=3,
@@ -47,11 +53,17 @@ AFTER = House(on_hand=18, allocated=1, reserved=1, free=16, received=20, shipped
 """Of three units that were sold, two have left the house."""
 
 
-def said(facts: Facts, after: House = AFTER, **changes: list[str] | dict[str, int]) -> list[str]:
+def said(
+    facts: SaleFacts,
+    after: House = AFTER,
+    *,
+    told: Sequence[str] = IDS,
+    stored: Sequence[str] = IDS,
+    untrue: Mapping[str, int] = {},
+    notes: Sequence[str] = (),
+) -> list[str]:
     """Return what contradicts the promise."""
-    told: dict[str, list[str] | dict[str, int]] = {"told": IDS, "stored": IDS, "untrue": {}, "notes": []}
-    told.update(changes)
-    return contradictions(facts, before=BEFORE, after=after, **told)  # type: ignore[arg-type]
+    return contradictions(facts, Evidence(told, stored, untrue, notes, BEFORE, after))
 
 
 def test_a_sound_sale_contradicts_nothing() -> None:
@@ -139,3 +151,67 @@ def test_ids_are_compared_not_counted() -> None:
     assert len(said(SOUND, stored=["a", "b", "d"])) == 2
     assert len(said(SOUND, untrue={"202 after SOLD_OUT": 2})) == 1
     assert said(SOUND, notes=["1 order is odd"]) == ["1 order is odd"]
+
+
+REDEEMED = RedemptionFacts(
+    **{
+        **{name: getattr(SOUND, name) for name in Facts.__struct_fields__},
+        "kind": "redemption",
+        "accepted": 4,
+        "sold_out": 4,
+        "released": 1,
+        "mysql_rows": 4,
+        "kafka_distinct": 4,
+        "redis_taken": 4,
+        "redis_returned": 1,
+    },
+    redeemers=4,
+    points_short=2,
+    points_price=300,
+    points_granted=2_000,
+    points_spent=900,
+    points_returned=0,
+    points_left=1_100,
+    rejected=1,
+    paid=3,
+    shipped=2,
+    redeemed_again=0,
+    withdrawn=0,
+)
+SPENT = [Movement(order_id, f"user-{order_id}", 300) for order_id in IDS]
+LEDGER = Ledger(SPENT, [], {order_id: f"user-{order_id}" for order_id in IDS}, 0, 0, 0)
+
+
+def said_of_points(facts: RedemptionFacts = REDEEMED, ledger: Ledger = LEDGER) -> list[str]:
+    """Return what contradicts the promise of a redemption."""
+    ids = [*IDS, "d"]
+    return redemption_contradictions(facts, Evidence(ids, ids, {}, [], BEFORE, AFTER), ledger)
+
+
+def test_a_sound_redemption_contradicts_nothing() -> None:
+    """Points spent are those of confirmed redemptions, also where some were taken and given back."""
+    assert said_of_points() == []
+    back = Movement("d", "user-d", 300)
+    facts = msgspec.structs.replace(REDEEMED, points_spent=1_200, points_returned=300)
+    assert said_of_points(facts, LEDGER._replace(spent=[*SPENT, back], returned=[back])) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "ledger"),
+    [
+        ({"points_left": 1_101}, {}),
+        ({"points_spent": 600, "points_left": 1_400}, {}),
+        ({"rejected": 0}, {}),
+        ({"points_short": 1}, {}),
+        ({"paid": 2}, {}),
+        ({}, {"spent": SPENT[:2]}),
+        ({}, {"spent": [*SPENT[:2], Movement("c", "user-a", 300)]}),
+        ({}, {"spent": [*SPENT, Movement("d", "user-d", 300)]}),
+        ({}, {"unequal": 1}),
+        ({}, {"overdrawn": 1}),
+        ({}, {"unfinished": 1}),
+    ],
+)
+def test_one_point_astray_is_enough(facts: dict[str, int], ledger: dict[str, Any]) -> None:
+    """Each number and each row that does not fit makes the demo of a redemption fail."""
+    assert said_of_points(msgspec.structs.replace(REDEEMED, **facts), LEDGER._replace(**ledger))

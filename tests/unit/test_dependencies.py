@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -43,16 +45,26 @@ def declared(group: str = "") -> set[str]:
     return {re.split(r"[<>=\[ ]", line)[0].lower() for line in lines}
 
 
+OF_LOCUST = PROJECT_ROOT / "bench" / "locustfile.py"
+"""Runs inside Locust alone, which the extra `load` brings."""
+
+
 def third_party() -> set[str]:
     """Return the distributions that the product imports."""
+    return imported_by(
+        path for package in PRODUCT for path in (PROJECT_ROOT / package).rglob("*.py") if path != OF_LOCUST
+    )
+
+
+def imported_by(paths: Iterable[Path]) -> set[str]:
+    """Return the distributions that these files import."""
     found: set[str] = set()
-    for package in PRODUCT:
-        for path in (PROJECT_ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Import):
-                    found |= {alias.name.partition(".")[0] for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    found.add(node.module.partition(".")[0])
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
     ours = {path.name for path in PROJECT_ROOT.iterdir() if path.is_dir()}
     return {OF_IMPORT.get(name, name) for name in found - ours - set(sys.stdlib_module_names)}
 
@@ -60,6 +72,8 @@ def third_party() -> set[str]:
 def test_what_the_product_imports_is_declared() -> None:
     """The product runs without the tools of its developers: it imports declared dependencies alone."""
     assert third_party() <= declared()
+    assert "locust" not in third_party()  # its import patches the standard library
+    assert imported_by([OF_LOCUST]) <= declared() | declared("load")
 
 
 def test_what_is_declared_is_locked_with_hashes() -> None:
@@ -69,7 +83,7 @@ def test_what_is_declared_is_locked_with_hashes() -> None:
         name.lower().replace("_", "-")
         for name in re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==", lock, re.MULTILINE)
     }
-    assert declared() | declared("dev") <= pinned
+    assert declared() | declared("dev") | declared("load") <= pinned
     assert all(
         "--hash=sha256:" in piece for piece in re.split(r"^(?=[A-Za-z0-9])", lock, flags=re.MULTILINE) if "==" in piece
     )

@@ -3,13 +3,14 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.draws import LogHead
+from cli.lottery import judge
 from domain.campaign import DRAWS_PER_USER_MAX, PRIZES_MAX, WEIGHT_MAX, parse_campaign
 from domain.draw_events import (
     DrawLog,
@@ -85,10 +86,12 @@ def verdict(entries: Sequence[LogEntry], seed: bytes = SEED) -> Verdict:
 
 def test_secret_and_number_are_the_published_formula() -> None:
     """Whoever knows the seed computes a draw's number with nothing but HMAC-SHA256 and SHA-1."""
-    secret = hmac.new(SEED, b"c-1:ann", "sha256").hexdigest()
-    assert user_secret(SEED, "c-1", "ann") == secret
-    assert number_of(secret, 3) == int(hashlib.sha1(f"{secret}3".encode(), usedforsecurity=False).hexdigest()[:12], 16)
-    assert number_of(secret, 3) < 1 << 48
+    for user in ("ann", "\u00e4nne"):
+        secret = hmac.digest(SEED, f"c-1:{user}".encode(), "sha256")
+        assert user_secret(SEED, "c-1", user) == secret
+        for n in (1, 3, 12):
+            digest = hashlib.sha1(secret + str(n).encode(), usedforsecurity=False).hexdigest()
+            assert number_of(secret, n) == int(digest[:12], 16) < 1 << 48
 
 
 @given(
@@ -173,6 +176,39 @@ def test_whatever_is_changed_breaks_the_chain(entry: int, data: st.DataObject) -
     except PoisonRecordError:
         return
     assert any("their hash is not" in fault.text for fault in found.faults)
+
+
+def without_a_draw(lines: list[str]) -> None:
+    """Drop the draw in the middle."""
+    del lines[12]
+
+
+def with_a_pair_swapped(lines: list[str]) -> None:
+    """Have two draws change places."""
+    lines[3], lines[4] = lines[4], lines[3]
+
+
+def with_another_weight(lines: list[str]) -> None:
+    """Have the lottery opened with another weight; the lines of draws stay as they are."""
+    lines[0] = lines[0].replace("a,10,", "a,11,")
+
+
+@pytest.mark.parametrize(("entry", "tamper"), [(1, without_a_draw), (1, with_a_pair_swapped), (0, with_another_weight)])
+def test_a_log_that_was_tampered_with_is_found(entry: int, tamper: Callable[[list[str]], None]) -> None:
+    """A draw that is dropped, two that are swapped, and a weight that is changed break the chain; made anew, its end.
+
+    Whoever makes every hash anew ends at another one than Redis, than the log in Kafka, and than buyers were told.
+    """
+    entries, lines = honest(), honest()
+    tamper(lines[entry])
+    true, forged = chained(entries), chained(lines)
+    patched = [*true]
+    patched[entry] = true[entry]._replace(lines=tuple(lines[entry]))
+    assert any("their hash is not" in fault.text for fault in verdict(patched).faults)
+    assert {one.hash for one in true[entry:]}.isdisjoint(one.hash for one in forged[entry:])
+    head = LogHead(true[-1].last_seq, true[-1].hash)
+    logs = [DrawLog(campaign_id=LOTTERY, outbox_id="1-0", at_ms=1, **one._asdict()) for one in forged]
+    assert any("Redis is there with another hash" in fault.text for fault in judge(LOTTERY, SEED, logs, head).faults)
 
 
 def test_missing_lines_and_another_seed_are_found() -> None:

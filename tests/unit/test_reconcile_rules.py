@@ -155,14 +155,14 @@ def test_hold_taken_anew_comes_from_no_event(facts: int, fault: FaultKind | None
     assert is_in_flight(facts) == in_flight
 
 
-@given(st.integers(min_value=1, max_value=(1 << 15) - 1), st.booleans())
+@given(st.integers(min_value=1, max_value=(1 << 16) - 1), st.booleans())
 def test_every_hold_is_whole_on_its_way_or_at_fault(facts: int, is_first: bool) -> None:
     """No combination of facts goes unnoticed: without a fault a hold is in MySQL or on its way there."""
     if fault_of(facts, is_new=False, is_first=is_first) is None:
         assert facts & STORED == STORED or is_in_flight(facts) or (is_used_up(facts) and not is_first)
 
 
-@given(st.integers(min_value=1, max_value=(1 << 15) - 1), st.booleans())
+@given(st.integers(min_value=1, max_value=(1 << 16) - 1), st.booleans())
 def test_what_is_new_is_judged_no_harder(facts: int, is_first: bool) -> None:
     """That a hold was accepted during the look takes suspicions away and adds none."""
     told_of_new = fault_of(facts, is_new=True, is_first=is_first)

@@ -6,7 +6,7 @@ from adapters.catalog import CatalogCampaign, CatalogSku, CatalogTopUp
 from adapters.recovery_stock import Adjustment, CampaignStock, Changes
 from adapters.stock import StockLine
 from domain.campaign import Campaign
-from gateway.recovery_allocations import Brought, bring_to_catalog, make_room
+from gateway.recovery_allocations import Brought, bring_to_catalog, lost_top_ups, make_room
 from tests.support.events import sample_campaign
 
 BOX, BAG = "box-1", "box-2"
@@ -132,3 +132,55 @@ def test_a_file_that_redis_has_lost() -> None:
     assert (changes.fields["load_no"], changes.fields["refused_load_no"]) == ("3", "3")
     newer = bring_to_catalog(later, here(line(10), load_no=3))
     assert newer == Brought(Changes(3, [], {}, {}), {})
+
+
+OLD, MIDDLE, NEW = (CatalogTopUp(key, BOX, units, False) for key, units in (("old", 3), ("middle", 4), ("new", 4)))
+
+
+def drawn_from(allocated: int, *known: str, **fields: str) -> CampaignStock:
+    """Return an opened lottery as its log says it is; it knows these top-ups."""
+    made = here(line(allocated), top_ups=frozenset(known))
+    return made._replace(fields={**made.fields, "log_seq": "9", **fields})
+
+
+def test_lost_top_ups_of_a_lottery_are_made_again() -> None:
+    """The newest first, as many as units are missing: one from before the opening may be there without its key.
+
+    One whose line the log has is known by its key. Nothing is made again where nothing is missing, in a sale, or in a
+    lottery that is closed or has not begun its log.
+    """
+    both = catalog(file(10), CatalogSku(10, 11, 0), top_ups=[OLD, MIDDLE, NEW])
+    for allocated, known, lost in (
+        (21, (), []),
+        (17, (), [NEW]),
+        (13, (), [NEW, MIDDLE]),
+        (17, ("new",), [MIDDLE]),
+        (17, ("middle", "old"), [NEW]),
+        (10, (), [NEW, MIDDLE, OLD]),
+        (25, (), []),
+    ):
+        assert lost_top_ups(both, drawn_from(allocated, *known)) == (lost, [])
+    for nothing in (here(line(10)), drawn_from(10, state="closed"), drawn_from(10)._replace(lines={})):
+        assert lost_top_ups(both, nothing) == ([], [])
+    assert lost_top_ups(both._replace(is_closed=True), drawn_from(10)) == ([], [])
+
+
+def test_a_top_up_under_way_in_a_lottery() -> None:
+    """It is left to come; if the log opened with its units it has come; if its line is there it hides no lost one."""
+    due = MIDDLE._replace(is_due=True)
+    both = catalog(file(10), CatalogSku(10, 11, 0), top_ups=[OLD, due, NEW])
+    for allocated, known, lost, had in (
+        (17, ("old", "new"), [], []),
+        (13, ("old",), [NEW], []),
+        (17, ("old", "middle"), [NEW], []),
+        (21, ("old", "new"), [], [due]),
+        (21, (), [], [due]),
+    ):
+        assert lost_top_ups(both, drawn_from(allocated, *known)) == (lost, had)
+
+
+def test_a_load_under_way_is_no_lost_top_up() -> None:
+    """What an opened lottery's file is to be raised by is allocated, and will be refused; it is not missing."""
+    raised = catalog(file(15), CatalogSku(15, 4, 0), load_no=2, load_is_due=True, accepted=file(10), top_ups=[MIDDLE])
+    assert lost_top_ups(raised, drawn_from(14)) == ([], [])
+    assert lost_top_ups(raised, drawn_from(10)) == ([MIDDLE], [])
