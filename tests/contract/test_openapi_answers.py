@@ -215,7 +215,10 @@ def test_payments_are_documented(status: PaymentStatus) -> None:
     else:
         pending = {PaymentStatus.CREATING, PaymentStatus.UNKNOWN, PaymentStatus.HELD}
         told = {PaymentStatus.VOID: "failed"}
-        assert (answer.status, body["status"]) == (202, "pending" if status in pending else told.get(status, status.value))
+        assert (answer.status, body["status"]) == (
+            202,
+            "pending" if status in pending else told.get(status, status.value),
+        )
 
 
 def test_refused_payments_and_cancels_are_documented() -> None:
