@@ -93,6 +93,8 @@ def locust_command(
             plan = (users, spawn_rate, float(duration))
             peak = _Peak(run, target, scenario, plan, processes, 0 if headless else _web_port(web_port))
             counts, books = await peak.measure(stock)
+            if not any(counts.classes.values()):
+                raise BenchError("nobody has come: press Start on Locust's page before you end it")
             if not any(count for name, count in counts.classes.items() if name != ResultClass.FAILED):
                 raise BenchError(f"{target.url} gave no usable answer: {counts.classes[ResultClass.FAILED]:,} failures")
             facts = {**_facts(counts), "books": as_facts(books)}

@@ -66,8 +66,9 @@ def openings_name_the_top_ups() -> None:
 
 
 def drawn_as_opened() -> None:
-    """A lottery that has lost its opening is drawn from as the file says that Redis has."""
-    alter_script("restore_draws", "redis.call('HSET', KEYS[1], pair[1], pair[2])", "")
+    """A lottery that has lost its opening takes prizes from the log, and limits from the file that Redis has."""
+    line = "redis.call('HSET', KEYS[1], pair[1], pair[2])"
+    alter_script("restore_draws", line, f"if pair[1] == 'prizes' then {line} end")
 
 
 def lotteries_close_in_their_log() -> None:

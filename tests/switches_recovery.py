@@ -81,7 +81,7 @@ def closed_before_withdrawn() -> None:
             await close(channel, campaign_id, "close")
             return await withdraw(channel, campaign_id)
 
-    replace(closing, "move_campaign", nothing)
+    replace(closing, "move", nothing)
     replace(closing, "withdraw", then_close)
 
 
