@@ -1,8 +1,8 @@
-"""Ending background tasks for certain, and pauses that end when a task is told to."""
+"""Background tasks that end for certain, and pauses that end when a task is told to."""
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Final
 
 CANCEL_AGAIN_S: Final = 0.2
@@ -19,6 +19,18 @@ async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+
+
+@contextlib.asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have work go on until the block ends; an error of its own is raised then."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await end_tasks([task])
+        if not task.cancelled() and (error := task.exception()):
+            raise error
 
 
 async def pause(seconds: float, stopping: asyncio.Event) -> bool:

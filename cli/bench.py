@@ -23,6 +23,8 @@ from cli.bench_locust import locust_command
 from cli.bench_reconcile import reconcile_command
 from cli.bench_run import RUNS, Run, run_measurement
 from cli.bench_sagas import sagas_command
+from cli.bench_simulate import simulate_command
+from cli.bench_sweep import sweep_command
 from cli.bench_view import show_comparison, show_scale
 from domain.settings import RedisSettings
 
@@ -195,6 +197,8 @@ def drain_command(
 app.command(name="reconcile")(reconcile_command)
 app.command(name="draws")(draws_command)
 app.command(name="sagas")(sagas_command)
+app.command(name="sweep")(sweep_command)
+app.command(name="simulate")(simulate_command)
 
 
 @app.command(name="steps")

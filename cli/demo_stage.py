@@ -15,6 +15,7 @@ import msgspec
 from rich.console import RenderableType
 
 from adapters.mysql import Pool, query
+from adapters.tasks import meanwhile
 from bench.crowd_link import LANES_MAX, CrowdLink
 from bench.crowd_messages import Job, Result
 from cli import demo_outbound
@@ -292,13 +293,8 @@ class _Arrivals:
 @contextlib.asynccontextmanager
 async def _watching(look: Look, view: View) -> AsyncIterator[_Arrivals]:
     arrivals = _Arrivals(look, view)
-    task = asyncio.create_task(arrivals.watch())
-    try:
+    async with meanwhile(arrivals.watch()):
         yield arrivals
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def count_orders(pool: Pool, campaign_id: str) -> int:

@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "backlog": "cli.backlog:backlog",
     "lifecycle": "cli.processes:lifecycle",
     "reconcile": "cli.reconcile:reconcile",
+    "report": "cli.report:report",
     "migrate": "cli.migrate:migrate",
     "ops": "cli.processes:ops",
 }

@@ -59,6 +59,7 @@ async def test_open_loop_sends_what_is_due_and_counts_every_answer(place: Place)
     assert report.processes == 2
 
 
+@pytest.mark.slow
 async def test_compare_measures_flashgate_and_a_peer(place: Place) -> None:
     """Every run's orders are those in Redis; what cannot be told without the other peers is left out."""
     plan = Plan(
@@ -88,6 +89,7 @@ async def test_compare_measures_flashgate_and_a_peer(place: Place) -> None:
     assert len(said) == 4
 
 
+@pytest.mark.slow
 async def test_scale_measures_exactly_the_orders_of_each_round(place: Place) -> None:
     """A level is filled with its buyers, and every round places its orders on top of them."""
     plan = ScalePlan(buyers_max=300, skus_max=3, orders=200, connections=8, repeat=2, prefill_seconds=10)

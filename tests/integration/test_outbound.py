@@ -16,7 +16,7 @@ import pytest
 
 from adapters.mysql import DataRefusedError, Pool, query, transaction
 from adapters.stores import open_stores
-from domain.errors import OperationRefusedError
+from domain.errors import FencedError, OperationRefusedError
 from domain.order_state import OrderStatus, ReviewStatus
 from domain.settings import Dsn, Settings
 from gateway.app import open_ops
@@ -330,7 +330,8 @@ async def test_unit_of_a_closed_campaign_goes_back_to_the_warehouse(settings: Se
         await dock.settle()
 
         async def all_back() -> bool:
-            await dock.warehouse.settle()
+            with contextlib.suppress(FencedError):  # campaigns of other tests may wait for recovery; all are asked
+                await dock.warehouse.settle()
             return await dock.lies_there() == (on_hand + 1, allocated - 3, reserved)
 
         await until_true(all_back)
