@@ -215,6 +215,7 @@ def facts_of(home: Path, *args: str) -> dict[str, Any]:
     return facts
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_demo_draws_every_prize_once(tmp_path: Path) -> None:
     """Prizes won are prizes taken, orders and points awarded; nobody draws too often; the log holds."""
@@ -226,6 +227,7 @@ def test_the_demo_draws_every_prize_once(tmp_path: Path) -> None:
     assert facts["released"] == facts["rejected"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_demo_spends_points_on_every_unit(tmp_path: Path) -> None:
     """Points spent are those of confirmed redemptions; the others are rejected, with their units sold again."""

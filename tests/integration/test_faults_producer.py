@@ -92,7 +92,9 @@ async def test_failed_send_that_had_landed(settings: Settings, stack: LocalStack
     async with open_shop(settings) as shop, shop.worker() as url:
         async with contextlib.AsyncExitStack() as kafka:
             async with shop.relay(hasty(settings)) as relay:
-                await buy_one_by_one(shop, url, "a", 1)
+                # So many that every partition of the new topic has a leader, and the relay knows it: the next order
+                # must be on its way when Kafka stops.
+                await buy_one_by_one(shop, url, "a", 5 * settings.kafka.partitions)
                 await until_true(shop.outbox_is_relayed)
                 await kafka.enter_async_context(hanging_kafka(stack))
                 before = await checkpoint(shop)
@@ -112,7 +114,8 @@ async def test_failed_send_that_had_landed(settings: Settings, stack: LocalStack
         await buy_one_by_one(shop, url, "c", 1)
         await shop.relayed()
         times = Counter(event.order_id for event in await shop.published())
-        assert times == {order_id: 1 + (order_id == sent) for order_id in shop.accepted}
+        assert set(times) == set(shop.accepted)
+        assert times[sent] > 1  # others, too, if this relay has given up before: it is hasty
         await shop.assert_invariants()
         await shop.assert_replays(url)
 

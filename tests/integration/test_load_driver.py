@@ -69,6 +69,7 @@ async def test_frozen_redis_shows_in_the_tail(place: Place) -> None:
     assert sum(report.accepted) == taken == report.offered
 
 
+@pytest.mark.slow
 async def test_every_shape_sends_what_its_schedule_says(place: Place) -> None:
     """Two processes send each shape's requests, each once, and Redis has sold exactly what was accepted."""
     sale = sale_of(ACCEPTED)

@@ -30,6 +30,7 @@ from stack.servers import Endpoints
 from tests.support.accounts import AT_MS, Accounts, award, new_accounts
 from tests.support.metrics import Recorded
 from tests.support.operator import command
+from tests.support.orders import members_of
 from tests.support.records import Plain
 from tests.support.shop import open_shop
 
@@ -311,13 +312,16 @@ async def test_known_awards_of_a_full_account(accounts: Accounts) -> None:
 async def test_two_processes_at_once(accounts: Accounts) -> None:
     """Two writers in processes of their own, and one here that gets every award again: each award counts once."""
     awards = [award(number, user=f"user-{number % 20}", points=1 + number % 9) for number in range(2_000)]
-    await accounts.publish(awards)
+    group = {accounts.topic: group_of(accounts.settings, "points")}
     processes = [await accounts.spawn("nowhere") for _ in range(2)]
+    async with asyncio.timeout(60):
+        while await members_of(accounts.settings, group[accounts.topic]) < len(processes):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await accounts.publish(awards)
     metrics = Recorded()
     writer = accounts.writer(metrics, group=f"{accounts.settings.consumer.group}-b", batch_max=130)
     await accounts.drain(writer, metrics, 2_000)
     async with asyncio.timeout(60):
-        group = {accounts.topic: group_of(accounts.settings, "points")}
         while (
             await read_backlog(
                 accounts.settings.kafka, group, monotonic=asyncio.get_running_loop().time, measure_s=0.05

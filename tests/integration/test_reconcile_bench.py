@@ -12,6 +12,7 @@ from tests.support.operator import command
 ORDERS = 2_000
 
 
+@pytest.mark.slow
 async def test_bench_fills_three_stores_that_agree(tmp_path: Path) -> None:
     """It fills the stores with consistent orders, part of them released, and the look that it times finds no drift."""
     args = ("bench", "reconcile", "--orders", str(ORDERS), "--json", "--runs", str(tmp_path / "runs"), "--name", "one")

@@ -32,6 +32,18 @@ ROOT: Final = Path(__file__).parents[2]
 SESSION_TIMEOUT_MS: Final = 6_000
 
 
+async def members_of(settings: Settings, group: str) -> int:
+    """Return how many members a consumer group has."""
+    admin = kafka.Admin(settings.kafka)
+    await admin.start()
+    try:
+        (answer,) = await admin.client.describe_consumer_groups([group])
+    finally:
+        await admin.stop()
+    (found,) = answer.to_object()["groups"]
+    return len(found["members"])
+
+
 @dataclass
 class Sale:
     """One campaign with its databases and topics."""
@@ -125,14 +137,7 @@ class Sale:
 
     async def members(self) -> int:
         """Return how many members the group has."""
-        admin = kafka.Admin(self.settings.kafka)
-        await admin.start()
-        try:
-            (answer,) = await admin.client.describe_consumer_groups([orders_group(self.settings)])
-        finally:
-            await admin.stop()
-        (group,) = answer.to_object()["groups"]
-        return len(group["members"])
+        return await members_of(self.settings, orders_group(self.settings))
 
     async def dead_letters(self) -> list[Any]:
         """Return all records of the dead-letter topic."""
