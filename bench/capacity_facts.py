@@ -17,6 +17,9 @@ DRIVER: Final = "driver"
 PARTS: Final = (GATEWAY, REDIS, RELAY, KAFKA, CONSUMER, MYSQL)
 """What an order needs: more of them are told for a larger crowd. Others (lifecycle, say) are measured, too."""
 
+IN_STEP_SHARE: Final = 0.98
+"""Answers a second, of the requests offered: less is no steady state."""
+
 _SERVERS: Final = {"redis": REDIS, "kafka": KAFKA, "mariadb": MYSQL}
 
 
@@ -113,6 +116,11 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     def failed(self) -> int:
         """Requests that got no answer that makes sense."""
         return self.dropped + self.errors + self.unanswered
+
+    @property
+    def in_step(self) -> bool:
+        """Whether answers kept in step with what was offered."""
+        return self.achieved_per_s >= IN_STEP_SHARE * self.offered_per_s
 
     @property
     def refusals(self) -> int:

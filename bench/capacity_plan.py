@@ -16,8 +16,6 @@ from bench.usl import Fit, UslError, extrapolate
 HEADROOM: Final = 0.3
 SLO: Final = "p99<100ms,failed<0.1%"
 FACTORS: Final = (1, 2, 5, 10)
-SUSTAINED_SHARE: Final = 0.98
-"""Answers a second, of the requests offered: less is no steady state."""
 GATEWAYS_MAX: Final = 256
 CONSUMERS_MAX: Final = 64
 """As the settings bound them."""
@@ -232,8 +230,7 @@ def _beyond(points: Sequence[Point], at: Point) -> list[Point]:
 
 
 def _holds(point: Point, terms: list[Term]) -> bool:
-    in_step = point.achieved_per_s >= SUSTAINED_SHARE * point.offered_per_s
-    return in_step and all(one.kept for one in kept(point, terms))
+    return point.in_step and all(one.kept for one in kept(point, terms))
 
 
 def laws(sweep: Sweep, workers: int, seed: int = 0) -> dict[int, Fit]:

@@ -17,7 +17,6 @@ FLAT: Final = Curve(percentiles=[50.0], level=[0.0], busy=[0.0], order=[0.0])
 """One millisecond, always."""
 SLOT_S: Final = 0.005
 """On one machine waiting is short."""
-SUSTAINED_SHARE: Final = 0.98
 LATE_MAX: Final = 0.02
 """If the driver noticed more than this share of its requests late, it or the machine was away for a while: such a
 latency is nobody's law."""
@@ -58,7 +57,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
 def sustained(point: Point) -> bool:
     """Tell whether everything that was offered was answered in time, and the driver kept up."""
-    return point.failed == 0 and point.achieved_per_s >= SUSTAINED_SHARE * point.offered_per_s
+    return point.failed == 0 and point.in_step
 
 
 def driven_in_time(point: Point) -> bool:
@@ -101,9 +100,7 @@ def machine_of(sweep: Sweep, workers: int, costs: Costs) -> Fleet:
     )
 
 
-def model_of(
-    sweep: Sweep, *, workers: int, rate_per_s: float, seconds: float, stock: int, refused_share: float = 0.0
-) -> Model:
+def model_of(sweep: Sweep, *, workers: int, rate_per_s: float, seconds: float, stock: int) -> Model:
     """Return the model of a load on the machine of a sweep, without a curve.
 
     Args:
@@ -112,20 +109,10 @@ def model_of(
         rate_per_s: offered, evenly.
         seconds: how long.
         stock: units of the SKU that is wanted.
-        refused_share: of the requests want a SKU that is sold out.
     """
     costs = measured_costs(sweep)
-    users = round(rate_per_s * seconds)
     return Model(
-        crowd=Crowd(
-            users=users,
-            rise_s=seconds,
-            shape="even",
-            stock=stock,
-            sold_out_share=refused_share,
-            retries_max=0,
-            network_ms=0.0,
-        ),
+        crowd=_crowd(rate_per_s, seconds, stock),
         fleet=machine_of(sweep, workers, costs),
         costs=costs,
         call_ms=call_ms(sweep.points, costs),
@@ -133,32 +120,37 @@ def model_of(
     )
 
 
+def _crowd(rate_per_s: float, seconds: float, stock: int, refused_share: float = 0.0) -> Crowd:
+    """Return who come as evenly as the driver sends; `refused_share` of them want a SKU that is sold out."""
+    return Crowd(
+        users=round(rate_per_s * seconds),
+        rise_s=seconds,
+        shape="even",
+        stock=stock,
+        sold_out_share=refused_share,
+        retries_max=0,
+        network_ms=0.0,
+    )
+
+
 Measured = tuple[float, float, list[tuple[float, float]]]
 """Share of the cores used, share of orders among answers, (percentile, ms)."""
 
 
-def calm_points(model: Model, sweep: Sweep, points: Sequence[Point]) -> list[Measured]:
+def calm_points(model: Model, points: Sequence[Point]) -> list[Measured]:
     """Return those points with as many workers as the model whose latency is the machine's.
 
     Args:
-        model: of a load on that machine.
-        sweep: that the model's costs are from.
-        points: of the sweep, or measured since.
+        model: of a load on that machine; how busy the cores were at a point is told by its costs.
+        points: of the sweep that those are from, or measured since.
     """
     found: list[Measured] = []
     for point in points:
         if point.workers != model.fleet.gateways or not calm(point):
             continue
-        again = model_of(
-            sweep,
-            workers=point.workers,
-            rate_per_s=point.offered_per_s,
-            seconds=point.seconds,
-            stock=point.offered,
-            refused_share=point.refused_share,
-        )
+        crowd = _crowd(point.offered_per_s, point.seconds, point.offered, point.refused_share)
         # Any curve makes the simulator tell how busy the cores are.
-        busy = simulate(msgspec.structs.replace(again, curve=FLAT)).cores_busy
+        busy = simulate(msgspec.structs.replace(model, crowd=crowd, curve=FLAT)).cores_busy
         found.append((busy, point.accepted / max(1, point.answered), point.percentiles))
     return found
 

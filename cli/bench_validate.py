@@ -93,7 +93,7 @@ async def validate(run: Run, sweep: Sweep, wanted: Holdout) -> dict[str, Any]:
     made, disturbed, proof, settings = await _rounds(run, loads, wanted, workers, model.fleet.drivers)
     measured = made.pop(judged)
     today = [median_by_p99(points) for points in made.values()]
-    predicted = simulate(calibrated(model, calm_points(model, sweep, today)))
+    predicted = simulate(calibrated(model, calm_points(model, today)))
     checked = compare(predicted, measured)
     show_checked(run.console, checked)
     spread = {f"{load.rate_per_s:,.0f}/s, {load.refused_share:.0%} refused": _p99s(made[load]) for load in made}

@@ -164,7 +164,7 @@ def test_model_of_a_sweep_predicts_what_the_sweep_was_made_from() -> None:
     assert rate_per_s not in {one.offered_per_s for one in measured.points}
     assert neighbours(measured, workers, rate_per_s) == (4_000, 6_000)
     wanted = model_of(measured, workers=workers, rate_per_s=rate_per_s, seconds=5.0, stock=10_000)
-    found = simulate(calibrated(wanted, calm_points(wanted, measured, measured.points)))
+    found = simulate(calibrated(wanted, calm_points(wanted, measured.points)))
     assert found.achieved_per_s == pytest.approx(rate_per_s, rel=0.02)
     assert found.accepted == 10_000
     below, above = (next(one.p99_ms for one in measured.points if one.offered_per_s == rate) for rate in (4_000, 6_000))
@@ -178,18 +178,18 @@ def test_no_prediction_without_sustained_points() -> None:
         held_out(late)
     wanted = model_of(late, workers=1, rate_per_s=1_000, seconds=1.0, stock=10)
     with pytest.raises(BenchError, match="too few to tell"):
-        calibrated(wanted, calm_points(wanted, late, late.points))
+        calibrated(wanted, calm_points(wanted, late.points))
 
 
 def test_only_calm_points_tell_latency() -> None:
     """Where the driver was late or was the bottleneck, its latency is not taken; nor is a rate outside predicted."""
     measured = sweep(workers=(1,))
     wanted = model_of(measured, workers=1, rate_per_s=5_000, seconds=1.0, stock=10)
-    calm = calm_points(wanted, measured, measured.points)
+    calm = calm_points(wanted, measured.points)
     points = [msgspec.structs.replace(one, late=one.offered // 10) for one in measured.points[:1]]
     points += [msgspec.structs.replace(one, bottlenecks=["the driver"]) for one in measured.points[1:2]]
     noisy = msgspec.structs.replace(measured, points=[*points, *measured.points[2:]])
-    assert calm_points(wanted, noisy, noisy.points) == calm[2:]
+    assert calm_points(wanted, noisy.points) == calm[2:]
     with pytest.raises(BenchError, match="not between two rates that were sustained"):
         held_out(measured, 9_000)
     with pytest.raises(BenchError, match="offered in the sweep itself"):
@@ -200,9 +200,9 @@ def test_points_measured_later_are_placed_by_the_costs_of_the_sweep() -> None:
     """How busy a point made the cores does not hang on which other points were measured with it."""
     measured = sweep(workers=(1,))
     wanted = model_of(measured, workers=1, rate_per_s=5_000, seconds=1.0, stock=10)
-    alone = [one for point in measured.points for one in calm_points(wanted, measured, [point])]
+    alone = [one for point in measured.points for one in calm_points(wanted, [point])]
     assert len(alone) > 3
-    assert alone == calm_points(wanted, measured, measured.points)
+    assert alone == calm_points(wanted, measured.points)
 
 
 def test_how_busy_cores_are_does_not_hang_on_how_long_one_looks() -> None:
@@ -214,7 +214,7 @@ def test_how_busy_cores_are_does_not_hang_on_how_long_one_looks() -> None:
     def busy(seconds: float) -> float:
         offered = round(point.offered_per_s * seconds)
         one = msgspec.structs.replace(point, seconds=seconds, offered=offered, accepted=offered, answered=offered)
-        ((found, _, _),) = calm_points(wanted, measured, [one])
+        ((found, _, _),) = calm_points(wanted, [one])
         return found
 
     assert busy(0.5) == pytest.approx(busy(5.0), rel=0.02)
